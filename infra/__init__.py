@@ -1,0 +1,1 @@
+"""Where the product runs: the local stack, and the deployment."""
