@@ -1,0 +1,1 @@
+"""What the functions share: the pure core, the adapters around it, and the protocol between them."""

@@ -1,0 +1,1191 @@
+"""What every observation means for a charge. Everything that decides about money is in this file.
+
+Pure: the standard library only; the time is an argument. Three questions are answered here:
+
+    decide(charge, observation, now)   the next charge, and what to do once it is durable
+    next_step(charge, now)             what an open charge needs done: send, look, or nothing
+    options(charge)                    which acts are open to a caller, customer or operator
+
+The tables come first, then the time limits, then the functions that read them. An answer that no table lists is
+SERVER_ERROR, so what nobody foresaw is `unknown`, never `failed`.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from shared.charge import (
+    PAID,
+    Act,
+    Answered,
+    Attempt,
+    CancelReason,
+    Charge,
+    Chosen,
+    Closing,
+    Crashed,
+    Discrepancy,
+    Failure,
+    Fetched,
+    Happened,
+    Listed,
+    LookFailed,
+    Observation,
+    Party,
+    PaymentIntent,
+    Request,
+    Seen,
+    Standing,
+    Status,
+    Terms,
+    Woken,
+)
+
+
+class Then(StrEnum):
+    """What follows a decision."""
+
+    GO_ON = "go_on"  # Ask `next_step` at once.
+    LATER = "later"  # This charge comes again after `wait`.
+    REST = "rest"  # Nothing is left for us to do until somebody acts or `due_at` has come.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Send:
+    """Send this Request, once it is recorded as sent."""
+
+    request: Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch:
+    """Read a PaymentIntent."""
+
+    payment_intent: str
+    with_charges: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """List the customer's PaymentIntents since this time."""
+
+    since: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rest:
+    """Do nothing now."""
+
+
+Step = Send | Fetch | List | Rest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """The answer to an observation."""
+
+    charge: Charge
+    then: Then
+    wait: timedelta = timedelta()
+    look: Fetch | None = None  # The look that the evidence calls for, where it is not the charge's own next step.
+    refusal: str | None = None  # Why an act does not fit; the charge is then unchanged.
+
+
+# --- What an answer means ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """What an answer makes of its Request and of the charge. `status` None: stays as it is."""
+
+    standing: Standing
+    status: Status | None
+    then: Then
+    blocked_on: Party | None = None
+
+
+# fmt: off
+CONFIRM: Final[Mapping[Seen, Row]] = {
+    # What came back                the Request is     the charge becomes        and then
+    Seen.SUCCEEDED:               Row(Standing.SETTLED, Status.SUCCEEDED,       Then.REST),
+    Seen.PROCESSING:              Row(Standing.SETTLED, Status.PROCESSING,      Then.REST),   # The bank says more later.
+    Seen.ACTION_REQUIRED:         Row(Standing.SETTLED, Status.ACTION_REQUIRED, Then.REST),
+    Seen.HELD:                    Row(Standing.SETTLED, Status.BLOCKED,         Then.REST, Party.OPERATOR),  # We never ask for a hold.
+    Seen.CANCELED:                Row(Standing.SETTLED, Status.CANCELED,        Then.REST),   # Final at Stripe.
+    Seen.UNCONFIRMED:             Row(Standing.LOOK,    Status.UNKNOWN,         Then.GO_ON),  # A 200 that decides nothing.
+    Seen.DECLINED:                Row(Standing.SETTLED, Status.DECLINED,        Then.REST),   # Saved under the key: another try is another key.
+    Seen.AUTHENTICATION_REQUIRED: Row(Standing.SETTLED, Status.ACTION_REQUIRED, Then.REST),
+    Seen.TRANSIENT_DECLINE:       Row(Standing.SETTLED, Status.RETRYING,        Then.REST),   # S6: a few tries by ourselves, new key each.
+    Seen.DUPLICATE_TRANSACTION:   Row(Standing.LOOK,    Status.UNKNOWN,         Then.GO_ON),  # The bank has just seen such a payment: look first.
+    Seen.UNEXPECTED_STATE:        Row(Standing.LOOK,    Status.UNKNOWN,         Then.GO_ON),  # Often it has already succeeded.
+    Seen.MISSING_OBJECT:          Row(Standing.SETTLED, Status.BLOCKED,         Then.REST, Party.ACCOUNT_OWNER),  # S7.
+    Seen.MISSING_PAYMENT_INTENT:  Row(Standing.SETTLED, Status.BLOCKED,         Then.REST, Party.OPERATOR),  # Wrong account, mode or key.
+    Seen.INVALID:                 Row(Standing.SETTLED, Status.BLOCKED,         Then.REST, Party.OPERATOR),  # S2: our request is wrong.
+    Seen.PARAMETERS_DRIFTED:      Row(Standing.LOOK,    Status.UNKNOWN,         Then.GO_ON),  # The first request under this key may have charged.
+    Seen.UNAUTHORIZED:            Row(Standing.OUT,     Status.BLOCKED,         Then.REST, Party.OPERATOR),  # S3: nothing ran, the key stays good.
+    Seen.KEY_IN_USE:              Row(Standing.OUT,     Status.UNKNOWN,         Then.LATER),  # The twin may be charging right now.
+    Seen.LIMITED:                 Row(Standing.OUT,     None,                   Then.LATER),  # Says nothing about earlier sends.
+    Seen.SERVER_ERROR:            Row(Standing.LOOK,    Status.UNKNOWN,         Then.GO_ON),  # S8: it may have charged.
+    Seen.NO_REPLY:                Row(Standing.OUT,     Status.UNKNOWN,         Then.LATER),  # S9: same key, so asking again is safe.
+}
+
+# A create moves no money, so whatever is open about it leaves the charge `pending`. An answer with a PaymentIntent
+# in it is recorded (step 3), whatever its status; these are the others.
+CREATE: Final[Mapping[Seen, Row]] = {
+    Seen.DECLINED:                Row(Standing.OUT,     None,                   Then.LATER),  # Not a create's answer:
+    Seen.AUTHENTICATION_REQUIRED: Row(Standing.OUT,     None,                   Then.LATER),  # unlisted, so unknown.
+    Seen.TRANSIENT_DECLINE:       Row(Standing.OUT,     None,                   Then.LATER),
+    Seen.DUPLICATE_TRANSACTION:   Row(Standing.OUT,     None,                   Then.LATER),
+    Seen.UNEXPECTED_STATE:        Row(Standing.OUT,     None,                   Then.LATER),
+    Seen.MISSING_OBJECT:          Row(Standing.SETTLED, Status.BLOCKED,         Then.REST, Party.ACCOUNT_OWNER),  # S7.
+    Seen.MISSING_PAYMENT_INTENT:  Row(Standing.SETTLED, Status.BLOCKED,         Then.REST, Party.OPERATOR),
+    Seen.INVALID:                 Row(Standing.SETTLED, Status.BLOCKED,         Then.REST, Party.OPERATOR),  # S2.
+    Seen.PARAMETERS_DRIFTED:      Row(Standing.BURNT,   None,                   Then.GO_ON),  # List; never a new key unseen.
+    Seen.UNAUTHORIZED:            Row(Standing.OUT,     Status.BLOCKED,         Then.REST, Party.OPERATOR),  # S3.
+    Seen.KEY_IN_USE:              Row(Standing.OUT,     None,                   Then.LATER),
+    Seen.LIMITED:                 Row(Standing.OUT,     None,                   Then.LATER),
+    Seen.SERVER_ERROR:            Row(Standing.OUT,     None,                   Then.LATER),  # Replayed: BURNT, then the list.
+    Seen.NO_REPLY:                Row(Standing.OUT,     None,                   Then.LATER),
+}
+
+# Cancelling twice is harmless, so an unusable key is replaced after one look.
+CANCEL: Final[Mapping[Seen, Row]] = {
+    Seen.SUCCEEDED:               Row(Standing.SETTLED, Status.SUCCEEDED,       Then.REST),   # Too late: it is paid.
+    Seen.PROCESSING:              Row(Standing.LOOK,    Status.PROCESSING,      Then.GO_ON),
+    Seen.ACTION_REQUIRED:         Row(Standing.LOOK,    None,                   Then.GO_ON),
+    Seen.HELD:                    Row(Standing.LOOK,    None,                   Then.GO_ON),
+    Seen.CANCELED:                Row(Standing.SETTLED, Status.CANCELED,        Then.REST),   # The closing's own final status.
+    Seen.UNCONFIRMED:             Row(Standing.LOOK,    None,                   Then.GO_ON),
+    Seen.DECLINED:                Row(Standing.LOOK,    Status.UNKNOWN,         Then.GO_ON),  # Not a cancel's answer.
+    Seen.AUTHENTICATION_REQUIRED: Row(Standing.LOOK,    Status.UNKNOWN,         Then.GO_ON),
+    Seen.TRANSIENT_DECLINE:       Row(Standing.LOOK,    Status.UNKNOWN,         Then.GO_ON),
+    Seen.DUPLICATE_TRANSACTION:   Row(Standing.LOOK,    Status.UNKNOWN,         Then.GO_ON),
+    Seen.UNEXPECTED_STATE:        Row(Standing.LOOK,    Status.UNKNOWN,         Then.GO_ON),  # Paid, under way, or canceled before.
+    Seen.MISSING_OBJECT:          Row(Standing.SETTLED, Status.BLOCKED,         Then.REST, Party.OPERATOR),
+    Seen.MISSING_PAYMENT_INTENT:  Row(Standing.SETTLED, Status.BLOCKED,         Then.REST, Party.OPERATOR),
+    Seen.INVALID:                 Row(Standing.SETTLED, Status.BLOCKED,         Then.REST, Party.OPERATOR),
+    Seen.PARAMETERS_DRIFTED:      Row(Standing.LOOK,    Status.UNKNOWN,         Then.GO_ON),
+    Seen.UNAUTHORIZED:            Row(Standing.OUT,     Status.BLOCKED,         Then.REST, Party.OPERATOR),
+    Seen.KEY_IN_USE:              Row(Standing.OUT,     Status.UNKNOWN,         Then.LATER),
+    Seen.LIMITED:                 Row(Standing.OUT,     None,                   Then.LATER),
+    Seen.SERVER_ERROR:            Row(Standing.LOOK,    Status.UNKNOWN,         Then.GO_ON),
+    Seen.NO_REPLY:                Row(Standing.OUT,     Status.UNKNOWN,         Then.LATER),
+}
+
+# What a look that failed blocks on; any other is tried again.
+LOOK_BLOCKED_ON: Final[Mapping[Seen, Party]] = {
+    Seen.UNAUTHORIZED:            Party.OPERATOR,
+    Seen.MISSING_OBJECT:          Party.ACCOUNT_OWNER,
+    Seen.MISSING_PAYMENT_INTENT:  Party.OPERATOR,
+    Seen.INVALID:                 Party.OPERATOR,
+}
+
+# What a PaymentIntent says when it is read (or comes with its create) while no attempt of ours is out.
+# UNCONFIRMED is not here: it settles nothing by itself (`_unconfirmed`).
+STATE: Final[Mapping[Seen, tuple[Status, Party | None]]] = {
+    Seen.SUCCEEDED:               (Status.SUCCEEDED,       None),
+    Seen.PROCESSING:              (Status.PROCESSING,      None),
+    Seen.ACTION_REQUIRED:         (Status.ACTION_REQUIRED, None),
+    Seen.HELD:                    (Status.BLOCKED,         Party.OPERATOR),
+    Seen.CANCELED:                (Status.CANCELED,        None),
+}
+
+# An answer that was heard but not believed (it was replayed, or an earlier send was still unexplained), once a look
+# has shown the PaymentIntent unconfirmed: the answer stands after all, with these exceptions.
+BELIEVED: Final[Mapping[Seen, Row]] = {
+    **CONFIRM,
+    Seen.DUPLICATE_TRANSACTION:   Row(Standing.SETTLED, Status.DECLINED,        Then.REST),
+    Seen.PROCESSING:              Row(Standing.SETTLED, Status.DECLINED,        Then.REST),   # It was, and failed since.
+    Seen.ACTION_REQUIRED:         Row(Standing.SETTLED, Status.DECLINED,        Then.REST),   # Likewise.
+    Seen.HELD:                    Row(Standing.SETTLED, Status.DECLINED,        Then.REST),   # Likewise.
+    Seen.UNCONFIRMED:             Row(Standing.OUT,     Status.UNKNOWN,         Then.LATER),
+    Seen.UNEXPECTED_STATE:        Row(Standing.SETTLED, Status.PENDING,         Then.LATER),  # Refused then, possible now: another attempt.
+    Seen.PARAMETERS_DRIFTED:      Row(Standing.BURNT,   Status.BLOCKED,         Then.REST, Party.OPERATOR),
+}
+
+WAITING_ON: Final[Mapping[Status, Party | None]] = {
+    Status.PENDING:          Party.SYSTEM,
+    Status.UNKNOWN:          Party.SYSTEM,
+    Status.PROCESSING:       Party.BANK,
+    Status.ACTION_REQUIRED:  Party.CUSTOMER,
+    Status.RETRYING:         Party.SYSTEM,
+    Status.DECLINED:         Party.CUSTOMER,
+    Status.BLOCKED:          None,             # The charge itself says whom: `blocked_on`.
+    Status.SUCCEEDED:        None,
+    Status.PAID_OUT_OF_BAND: None,
+    Status.CANCELED:         None,
+}
+
+CLOSINGS: Final = frozenset({Act.OUT_OF_BAND, Act.CANCEL})
+EVERY_ACT: Final = frozenset(Act)
+OPTIONS: Final[Mapping[Status, frozenset[Act]]] = {
+    Status.PENDING:          CLOSINGS,
+    Status.UNKNOWN:          CLOSINGS,         # A wish: carried out, or overtaken by money that had moved.
+    Status.PROCESSING:       CLOSINGS,         # Likewise.
+    Status.ACTION_REQUIRED:  EVERY_ACT,
+    Status.RETRYING:         EVERY_ACT,
+    Status.DECLINED:         EVERY_ACT,        # S5: the four ways out.
+    Status.BLOCKED:          EVERY_ACT,
+    Status.SUCCEEDED:        frozenset(),
+    Status.PAID_OUT_OF_BAND: frozenset(),
+    Status.CANCELED:         frozenset(),
+}
+
+CLOSES_AS: Final[Mapping[str, tuple[Status, CancelReason | None]]] = {
+    "cancel":         (Status.CANCELED,         CancelReason.REQUESTED),
+    "expire":         (Status.CANCELED,         CancelReason.EXPIRED),
+    "out_of_band":    (Status.PAID_OUT_OF_BAND, None),
+    "paid_elsewhere": (Status.PAID_OUT_OF_BAND, None),   # Another PaymentIntent than the recorded one took the money.
+}
+
+CANCELLATION_REASON: Final[Mapping[str, str]] = {        # Stripe's own words for why it was canceled.
+    "cancel":         "requested_by_customer",
+    "expire":         "abandoned",
+    "out_of_band":    "requested_by_customer",
+    "paid_elsewhere": "duplicate",
+}
+ORPHAN_REASON: Final = "duplicate"             # Marks an orphan that we canceled: it closes nothing.
+
+UNEXPLAINED: Final = "unexplained_payment_intent"  # The kind of Discrepancy that blocks a create.
+
+# Which of several PaymentIntents of one charge is the one to record: the first kind that is there.
+PREFERENCE: Final[tuple[frozenset[Seen], ...]] = (
+    frozenset({Seen.SUCCEEDED}),
+    frozenset({Seen.PROCESSING, Seen.HELD, Seen.ACTION_REQUIRED, Seen.SERVER_ERROR}),  # A status nobody foresaw may be paying.
+    frozenset({Seen.CANCELED}),                # By a closing (not as an orphan): the charge is closed.
+    frozenset({Seen.UNCONFIRMED}),
+)
+
+RAN_NOTHING: Final = frozenset({               # This send did nothing. Of earlier sends such an answer says nothing.
+    Seen.UNAUTHORIZED, Seen.KEY_IN_USE, Seen.LIMITED, Seen.INVALID, Seen.MISSING_OBJECT, Seen.MISSING_PAYMENT_INTENT,
+})
+REFUSED: Final = frozenset({Seen.INVALID, Seen.MISSING_OBJECT, Seen.MISSING_PAYMENT_INTENT})
+LEARNED_NOTHING: Final = frozenset({Seen.UNAUTHORIZED, Seen.KEY_IN_USE, Seen.LIMITED, Seen.NO_REPLY})
+SHOWN: Final = frozenset({*STATE, Seen.UNCONFIRMED})             # Read off a PaymentIntent, so worth nothing without it.
+BLOCKING: Final = frozenset({*REFUSED, Seen.PARAMETERS_DRIFTED, Seen.HELD})  # Outcomes that stay as they are until somebody acts.
+NEVER_STALE: Final = frozenset({Seen.SUCCEEDED, Seen.CANCELED})  # True for ever once true, so good even when replayed.
+# fmt: on
+
+# --- Limits -----------------------------------------------------------------------------------------------------------
+
+KEY_LIFE: Final = timedelta(hours=24)  # Stripe keeps a key at least this long.
+KEY_HORIZON: Final = timedelta(hours=23)  # After it a key is never sent again; the hour is for clocks and queues.
+EXPIRES_AFTER: Final = timedelta(days=30)  # A charge that nobody ends is canceled; a Cloud Tasks task lives 31 days.
+FIRST_WAIT: Final = timedelta(seconds=1)  # Most of Stripe's troubles are over in a second.
+LAST_WAIT: Final = timedelta(minutes=10)  # A look every ten minutes is cheap, and nobody waits a whole hour for one.
+BLOCKED_WAIT: Final = timedelta(
+    minutes=10
+)  # A bad API key is mended centrally; its charges then move on by themselves.
+LOOK_EVERY: Final = timedelta(days=1)  # Banks take days; webhooks tell sooner.
+CLOSING_WAIT: Final = timedelta(hours=1)  # A closing that the bank's work holds up.
+TRANSIENT_WAITS: Final = (
+    timedelta(minutes=1),
+    timedelta(minutes=10),
+    timedelta(hours=1),
+)  # S6, then the customer is asked.
+LIST_MARGIN: Final = timedelta(minutes=10)  # Stripe's clock and ours may differ.
+ATTEMPTS_LIMIT: Final = 20  # Stripe cancels a PaymentIntent that is confirmed too often; the networks frown far sooner.
+CRASHES_LIMIT: Final = 5  # After so many exceptions of ours in a row a person must look.
+CALLS_PER_DELIVERY: Final = 2  # Create and confirm; repeats happen only while the lease has time for them.
+
+assert KEY_HORIZON < KEY_LIFE
+assert FIRST_WAIT < LAST_WAIT < CLOSING_WAIT < KEY_HORIZON
+assert LOOK_EVERY < EXPIRES_AFTER
+assert sum(TRANSIENT_WAITS, timedelta()) < EXPIRES_AFTER
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The durations that a deployment may set. Raises ValueError when they do not nest."""
+
+    stripe_timeout: timedelta = timedelta(seconds=30)
+    lease: timedelta = timedelta(seconds=90)
+    quarantine: timedelta = timedelta(minutes=15)
+
+    def __post_init__(self) -> None:
+        """Stripe call x sends < function < lease < dispatch deadline < horizon."""
+        chain = {
+            f"STRIPE_TIMEOUT x {CALLS_PER_DELIVERY}": self.stripe_timeout * CALLS_PER_DELIVERY,
+            "the function's timeout (5/6 of LEASE)": self.function_timeout,
+            "LEASE": self.lease,
+            "the dispatch deadline": self.dispatch_deadline,
+            "the key horizon": KEY_HORIZON,
+        }
+        for (shorter, duration), (longer, limit) in itertools.pairwise(chain.items()):
+            if duration >= limit:
+                raise ValueError(f"{shorter} ({duration}) must be shorter than {longer} ({limit})")
+        if not timedelta() < self.quarantine <= KEY_LIFE:
+            raise ValueError(f"QUARANTINE ({self.quarantine}) must be more than 0 and at most {KEY_LIFE}")
+
+    @property
+    def function_timeout(self) -> timedelta:
+        """How long one run of a function may take; the deployment sets the platform's timeout to it."""
+        return self.lease * 5 / 6
+
+    @property
+    def dispatch_deadline(self) -> timedelta:
+        """How long Cloud Tasks waits for an answer: longer than the lease, so that its repeat meets no live one."""
+        return max(timedelta(seconds=15), self.lease * 7 / 6)  # Cloud Tasks takes no less than 15 s.
+
+
+# --- Making a charge and its Requests ---------------------------------------------------------------------------------
+
+
+def open_charge(  # noqa: PLR0913 - everything that is frozen at the start, each by its name.
+    *,
+    charge_id: str,
+    idempotency_key: str,
+    body_digest: str,
+    terms: Terms,
+    livemode: bool,
+    generation: int,
+    api_version: str,
+    now: datetime,
+) -> Charge:
+    """Return the charge as it is first inserted: pending, nothing sent."""
+    charge = Charge(
+        id=charge_id,
+        idempotency_key=idempotency_key,
+        body_digest=body_digest,
+        terms=terms,
+        payment_method=terms.payment_method,
+        livemode=livemode,
+        status=Status.PENDING,
+        create=Request(idempotency_key="", operation="create", parameters="", api_version=api_version),
+        created_at=now,
+        updated_at=now,
+        expires_at=terms.expires_at or now + EXPIRES_AFTER,
+        due_at=now,
+        generation=generation,
+    )
+    return _with_new_create(charge, 1).noted(now, "created", "caller")
+
+
+def never_charge(*, charge_id: str, idempotency_key: str, account: str | None, livemode: bool, now: datetime) -> Charge:
+    """Return the definite no: a final charge that keeps its key from ever being charged."""
+    nothing = Terms(amount=0, currency="", customer="", payment_method="", account=account)
+    return Charge(
+        id=charge_id,
+        idempotency_key=idempotency_key,
+        body_digest="",
+        terms=nothing,
+        payment_method="",
+        livemode=livemode,
+        status=Status.CANCELED,
+        create=Request(
+            idempotency_key=f"pio-{charge_id}-create-1", operation="create", parameters="{}", api_version=""
+        ),
+        created_at=now,
+        updated_at=now,
+        expires_at=now,
+        due_at=None,
+        cancel_reason=CancelReason.REQUESTED,
+    ).noted(now, "canceled before it was ever charged", "caller")
+
+
+def _with_new_create(charge: Charge, number: int) -> Charge:
+    terms = charge.terms
+    optional = {
+        "description": terms.description,
+        "application_fee_amount": terms.application_fee_amount,
+        "transfer_data": terms.transfer_data and dict(terms.transfer_data),
+        "on_behalf_of": terms.on_behalf_of,
+        "statement_descriptor_suffix": terms.statement_descriptor_suffix,
+        "receipt_email": terms.receipt_email,
+    }
+    parameters = {
+        "amount": terms.amount,
+        "currency": terms.currency,
+        "customer": terms.customer,
+        "payment_method": charge.payment_method,
+        # Whatever kind of payment method it is, and never one that sends an absent customer to another page.
+        "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
+        **{name: value for name, value in optional.items() if value is not None},
+        "metadata": {**terms.metadata, "pio_charge": charge.id, "pio_body": charge.body_digest},
+    }
+    create = Request(
+        idempotency_key=f"pio-{charge.id}-create-{number}",
+        operation="create",
+        parameters=json.dumps(parameters),
+        api_version=charge.create.api_version,
+    )
+    return dataclasses.replace(charge, create=create)
+
+
+def _create_number(charge: Charge) -> int:
+    return int(charge.create.idempotency_key.rsplit("-", 1)[1])
+
+
+def _with_new_attempt(charge: Charge, now: datetime) -> Decision:
+    """Open the next attempt, on the recorded PaymentIntent: the only one this charge ever confirms."""
+    assert charge.payment_intent is not None, "an attempt confirms a recorded PaymentIntent"
+    assert charge.closing is None, "a closing charge confirms nothing"
+    number = len(charge.attempts) + 1
+    if number > ATTEMPTS_LIMIT:
+        return _blocked(charge, Party.OPERATOR)
+    attempt = Attempt(
+        idempotency_key=f"pio-{charge.id}-g{charge.generation}-confirm-{number}",
+        operation="confirm",
+        parameters=json.dumps({"payment_method": charge.payment_method, "off_session": True}),
+        api_version=charge.create.api_version,
+        payment_intent=charge.payment_intent,
+        number=number,
+        payment_method=charge.payment_method,
+    )
+    status = Status.UNKNOWN if doubtful_until(charge, now) is not None else Status.PENDING
+    attempts = (*charge.attempts, attempt)
+    return _go_on(dataclasses.replace(charge, attempts=attempts, status=status, blocked_on=None, next_attempt_at=None))
+
+
+def _with_new_cancel(charge: Charge) -> Charge:
+    assert charge.closing is not None, "only a closing cancels"
+    assert charge.payment_intent is not None, "only a recorded PaymentIntent is canceled by a closing"
+    closing, number = charge.closing, charge.closing.number + 1
+    request = Request(
+        idempotency_key=f"pio-{charge.id}-cancel-{number}",
+        operation="cancel",
+        parameters=json.dumps({"cancellation_reason": CANCELLATION_REASON[closing.kind]}),
+        api_version=charge.create.api_version,
+        payment_intent=charge.payment_intent,
+    )
+    return dataclasses.replace(charge, closing=dataclasses.replace(closing, request=request, number=number))
+
+
+def _orphan_key(charge: Charge, payment_intent: str) -> str:
+    return f"pio-{charge.id}-orphan-{payment_intent}"
+
+
+def _orphan_cancel(charge: Charge, payment_intent: str) -> Request:
+    """Derived, not recorded: the charge's list of orphans is the record, and cancelling twice is harmless."""
+    return Request(
+        idempotency_key=_orphan_key(charge, payment_intent),
+        operation="cancel",
+        parameters=json.dumps({"cancellation_reason": ORPHAN_REASON}),
+        api_version=charge.create.api_version,
+        payment_intent=payment_intent,
+    )
+
+
+# --- What to do next --------------------------------------------------------------------------------------------------
+
+
+def next_step(charge: Charge, now: datetime) -> Step:
+    """Say what this charge needs done now, from what is recorded alone: so every crash resumes here."""
+    if charge.orphans:
+        return Send(request=_orphan_cancel(charge, charge.orphans[0]))
+    if charge.final:
+        return Rest()
+    if charge.payment_intent is None:
+        return _next_before_payment_intent(charge, now)
+    request = charge.closing.request if charge.closing else charge.open_attempt
+    look = Fetch(payment_intent=charge.payment_intent)
+    if request is None or request.settled:
+        # Nothing of ours is out. Only what waits for the bank, the customer or a doubt to pass has more to say.
+        return Rest() if charge.status in {Status.DECLINED, Status.RETRYING} else look
+    if request.standing is Standing.BURNT or _past_horizon(request, now):
+        return Fetch(payment_intent=charge.payment_intent, with_charges=True)
+    if request.standing is Standing.LOOK or charge.status is Status.PROCESSING:
+        return look
+    return Send(request=request)
+
+
+def _next_before_payment_intent(charge: Charge, now: datetime) -> Step:
+    create, listing = charge.create, List(since=charge.created_at - LIST_MARGIN)
+    if charge.closing is not None:
+        return listing  # It is closed without a list only while that is certain: `_close`.
+    if create.settled:
+        return Rest()  # Refused: until somebody has mended it and says so.
+    if create.standing is Standing.BURNT or _past_horizon(create, now):
+        return listing
+    return Send(request=create)
+
+
+def _past_horizon(request: Request, now: datetime) -> bool:
+    return request.first_sent_at is not None and now >= request.first_sent_at + KEY_HORIZON
+
+
+def doubtful_until(charge: Charge, now: datetime) -> datetime | None:
+    """Until when a decline must be told as unknown, because an earlier key without an answer may still charge."""
+    ends = [
+        attempt.first_sent_at + KEY_LIFE
+        for attempt in charge.attempts
+        if attempt.standing is Standing.BURNT and attempt.first_sent_at is not None
+    ]
+    last = max(ends, default=None)
+    return last if last is not None and now < last else None
+
+
+def money_may_move(charge: Charge) -> bool:
+    """Whether something that was sent may still charge the customer."""
+    return charge.status in {Status.UNKNOWN, Status.PROCESSING} or any(
+        attempt.sends > 0 and not attempt.settled for attempt in charge.attempts
+    )
+
+
+def waiting_on(charge: Charge) -> Party | None:
+    """Name who must act before the charge moves on; None once it is final."""
+    return charge.blocked_on if charge.status is Status.BLOCKED else WAITING_ON[charge.status]
+
+
+def options(charge: Charge) -> frozenset[Act]:
+    """Name the acts open now."""
+    if charge.closing is not None:
+        return frozenset({Act.RETRY}) if charge.status is Status.BLOCKED else frozenset()
+    if charge.status is Status.BLOCKED and _last_request(charge).outcome is None:
+        return EVERY_ACT - {Act.PAYMENT_METHOD}  # What is out is settled first.
+    return OPTIONS[charge.status]
+
+
+def due_at(charge: Charge, now: datetime, wait: timedelta | None) -> datetime | None:
+    """Say when an open charge must be looked at again; None once it is final. `wait` is the last decision's."""
+    if charge.final:
+        return None
+    if wait is not None:
+        return now + wait
+    by_status: Mapping[Status, datetime] = {
+        Status.PROCESSING: now + (CLOSING_WAIT if charge.closing else LOOK_EVERY),
+        Status.ACTION_REQUIRED: now + LOOK_EVERY,
+        Status.RETRYING: charge.next_attempt_at or now,
+        Status.DECLINED: charge.expires_at,
+        Status.BLOCKED: now + (BLOCKED_WAIT if _resumes(charge) else LOOK_EVERY),
+    }
+    at = by_status.get(charge.status, now + FIRST_WAIT)
+    if charge.closing or charge.status is Status.PROCESSING:  # Neither expires.
+        return at
+    return min(at, max(charge.expires_at, now + FIRST_WAIT))
+
+
+def _resumes(charge: Charge) -> bool:
+    """Whether a blocked charge goes on by itself, once what blocks it has been mended; else somebody must act."""
+    if charge.closing is not None:
+        return charge.closing.request is None or not charge.closing.request.settled
+    return _last_request(charge).outcome not in BLOCKING and len(charge.attempts) < ATTEMPTS_LIMIT
+
+
+def _last_request(charge: Charge) -> Request:
+    return charge.attempts[-1] if charge.attempts else charge.create
+
+
+def _since(charge: Charge) -> datetime:
+    """Since when what is open now has been open: waits grow from there (not from `updated_at`: every look moves it)."""
+    if charge.closing is not None:
+        return charge.closing.at
+    return _last_request(charge).first_sent_at or charge.create.first_sent_at or charge.created_at
+
+
+def _again(charge: Charge, since: datetime | None, now: datetime) -> timedelta:
+    """Wait as long again as we have waited already (so it doubles), within limits, spread so that no herd forms."""
+    waited = min(max(now - (since or now), FIRST_WAIT), LAST_WAIT)
+    digest = hashlib.sha256(f"{charge.id} {now.isoformat()}".encode()).digest()
+    return waited * (0.5 + digest[0] / 512)  # Half to all of it.
+
+
+# --- Deciding ---------------------------------------------------------------------------------------------------------
+
+
+def decide(charge: Charge, observation: Observation, now: datetime, limits: Limits) -> Decision:
+    """Answer an observation. The same observation again changes nothing."""
+    match observation:
+        case Answered():
+            decision = _answered(charge, observation, now)
+        case Fetched():
+            decision = _fetched(charge, observation, now, limits)
+        case Listed():
+            decision = _listed(charge, observation, now)
+        case LookFailed():
+            decision = _look_failed(charge, observation, now)
+        case Happened():
+            decision = _happened(charge, observation, now)
+        case Chosen():
+            decision = _chosen(charge, observation, now)
+        case Woken():
+            decision = _woken(charge, now)
+        case Crashed():
+            decision = _crashed(charge, now)
+    if decision.charge.status is not charge.status:
+        actor = observation.actor if isinstance(observation, Chosen) else "system"
+        decision = dataclasses.replace(
+            decision, charge=decision.charge.noted(now, _what(observation, decision.charge), actor)
+        )
+    return decision
+
+
+def _what(observation: Observation, charge: Charge) -> str:
+    match observation:
+        case Answered(seen=seen, idempotency_key=key):
+            return f"{key}: {seen}"
+        case Fetched(payment_intent=intent):
+            return f"{intent.id} read: {intent.seen}"
+        case Happened(type=event_type, payment_intent=intent):
+            return f"{event_type} of {intent.id}"
+        case Chosen(act=act):
+            return str(act)
+        case LookFailed(seen=seen):
+            return f"look failed: {seen}"
+        case Listed():
+            return f"listed: {charge.payment_intent or 'none'}"
+        case Woken():
+            return "time passed"
+        case Crashed(exception=exception):
+            return f"exception: {exception}"
+
+
+def _go_on(charge: Charge) -> Decision:
+    return Decision(charge=charge, then=Then.GO_ON)
+
+
+def _rest(charge: Charge) -> Decision:
+    return Decision(charge=charge, then=Then.REST)
+
+
+def _later(charge: Charge, wait: timedelta) -> Decision:
+    return Decision(charge=charge, then=Then.LATER, wait=wait)
+
+
+def _blocked(charge: Charge, party: Party | None) -> Decision:
+    return _rest(dataclasses.replace(charge, status=Status.BLOCKED, blocked_on=party))
+
+
+# An answer to a Request of ours.
+
+
+def _answered(charge: Charge, answer: Answered, now: datetime) -> Decision:
+    if answer.seen in SHOWN and answer.payment_intent is None:
+        answer = dataclasses.replace(answer, seen=Seen.SERVER_ERROR, replayed=False)
+    orphan = next((o for o in charge.orphans if _orphan_key(charge, o) == answer.idempotency_key), None)
+    if orphan is not None:
+        return _orphan_answered(charge, orphan, answer, now)
+    request = charge.request(answer.idempotency_key)
+    if request is None or request.settled or charge.final:
+        return _late_answer(charge, answer, now)
+    if request.standing is Standing.BURNT and answer.seen not in NEVER_STALE:
+        return _continue(charge)
+    if request.standing is Standing.LOOK and answer.seen in LEARNED_NOTHING:
+        return _continue(charge)
+    unanswered = request.unanswered - (1 if answer.seen in RAN_NOTHING and request.unanswered else 0)
+    if answer.replayed and answer.seen in REFUSED:
+        unanswered = 0  # What was saved under the key was this refusal: it explains every send.
+    request = dataclasses.replace(
+        request,
+        unanswered=unanswered,
+        error=answer.error or request.error,
+        request_id=answer.request_id or request.request_id,
+    )
+    charge = charge.with_request(request)
+    if request.operation == "create":
+        return _create_answered(charge, request, answer, now)
+    if request.operation == "cancel":
+        return _cancel_answered(charge, request, answer, now)
+    if charge.closing is not None and answer.seen not in NEVER_STALE:
+        return _go_on(charge)  # From the closing on only Stripe's word on the PaymentIntent counts.
+    return _confirm_answered(charge, request, answer, now)
+
+
+def _continue(charge: Charge) -> Decision:
+    """Go on unless everything is done; a final charge may still have orphans to cancel."""
+    return _rest(charge) if charge.final and not charge.orphans else _go_on(charge)
+
+
+def _late_answer(charge: Charge, answer: Answered, now: datetime) -> Decision:
+    """Rule 2: it changes nothing, unless it says that the recorded PaymentIntent is paid."""
+    intent = answer.payment_intent
+    if intent is None:
+        return _rest(charge)
+    if intent.id == charge.payment_intent:
+        return _paid(charge, intent, now) if intent.seen is Seen.SUCCEEDED else _rest(charge)
+    if not answer.idempotency_key.startswith(f"pio-{charge.id}-create-") or intent.id in charge.orphans:
+        return _rest(charge)
+    if charge.payment_intent is None and not charge.final:  # A slow create of ours, and still the first to answer.
+        return _adopt(charge, intent, now)
+    return _go_on(dataclasses.replace(charge, orphans=(*charge.orphans, intent.id)))  # Rule 6.
+
+
+def _create_answered(charge: Charge, create: Request, answer: Answered, now: datetime) -> Decision:
+    if answer.payment_intent is not None:
+        return _adopt(charge, answer.payment_intent, now)
+    if answer.replayed and answer.seen is Seen.SERVER_ERROR:
+        return _go_on(_burn(charge, create, now))
+    row = CREATE.get(answer.seen, CREATE[Seen.SERVER_ERROR])
+    return _apply(charge, create, row, answer.seen, now)
+
+
+def _cancel_answered(charge: Charge, cancel: Request, answer: Answered, now: datetime) -> Decision:
+    if answer.seen in NEVER_STALE and answer.payment_intent is not None:
+        return _by_state(charge, answer.payment_intent, now)
+    if answer.replayed:
+        return _go_on(charge.with_request(dataclasses.replace(cancel, standing=Standing.LOOK)))
+    return _apply(charge, cancel, CANCEL[answer.seen], answer.seen, now)
+
+
+def _confirm_answered(charge: Charge, attempt: Request, answer: Answered, now: datetime) -> Decision:
+    if answer.seen in NEVER_STALE and answer.payment_intent is not None:
+        return _by_state(charge, answer.payment_intent, now)
+    if answer.replayed and answer.seen is Seen.SERVER_ERROR:
+        return _go_on(_unknown(_burn(charge, attempt, now)))
+    unexplained = answer.seen in REFUSED and attempt.unanswered > 0
+    stale = answer.replayed and answer.seen not in LEARNED_NOTHING
+    if unexplained or stale or CONFIRM[answer.seen].standing is Standing.LOOK:
+        heard = None if answer.seen is Seen.SERVER_ERROR else answer.seen
+        heard_attempt = dataclasses.replace(attempt, standing=Standing.LOOK, heard=heard)
+        return _go_on(_unknown(charge.with_request(heard_attempt)))
+    return _apply(charge, attempt, CONFIRM[answer.seen], answer.seen, now)
+
+
+def _unknown(charge: Charge) -> Charge:
+    return dataclasses.replace(charge, status=Status.UNKNOWN, blocked_on=None)
+
+
+def _burn(charge: Charge, request: Request, now: datetime) -> Charge:
+    burnt_at = request.burnt_at or now
+    return charge.with_request(dataclasses.replace(request, standing=Standing.BURNT, burnt_at=burnt_at, heard=None))
+
+
+def _apply(charge: Charge, request: Request, row: Row, seen: Seen, now: datetime) -> Decision:
+    """Do to a Request and its charge what a table's row says."""
+    outcome = seen if row.standing in {Standing.SETTLED, Standing.BURNT} else None
+    if row.standing is Standing.BURNT:
+        charge = _burn(charge, dataclasses.replace(request, outcome=outcome), now)
+    else:
+        charge = charge.with_request(dataclasses.replace(request, standing=row.standing, outcome=outcome, heard=None))
+    error = request.error or charge.last_error
+    if row.status is Status.BLOCKED:
+        return _blocked(dataclasses.replace(charge, last_error=error), row.blocked_on)
+    if row.status in {Status.DECLINED, Status.RETRYING, Status.ACTION_REQUIRED} and request.operation == "confirm":
+        return _declined(dataclasses.replace(charge, last_error=error), row.status, now)
+    if row.status is not None:
+        charge = dataclasses.replace(charge, status=row.status, blocked_on=None)
+    elif charge.status is Status.BLOCKED:
+        charge = _resumed(charge)
+    if row.then is Then.LATER:
+        return _later(charge, _again(charge, request.first_sent_at, now))
+    return Decision(charge=charge, then=row.then)
+
+
+def _declined(charge: Charge, status: Status, now: datetime) -> Decision:
+    """Tell a decline, or keep it as unknown while an earlier key without an answer may still charge."""
+    until = doubtful_until(charge, now)
+    if until is not None and status is not Status.ACTION_REQUIRED:
+        return _later(_unknown(charge), min(until - now, CLOSING_WAIT))
+    if status is Status.RETRYING:
+        tries = sum(attempt.outcome == Seen.TRANSIENT_DECLINE for attempt in charge.attempts)
+        if tries <= len(TRANSIENT_WAITS):
+            return _rest(
+                dataclasses.replace(
+                    charge, status=status, blocked_on=None, next_attempt_at=now + TRANSIENT_WAITS[tries - 1]
+                )
+            )
+        status = Status.DECLINED
+    return _rest(dataclasses.replace(charge, status=status, blocked_on=None, next_attempt_at=None))
+
+
+def _orphan_answered(charge: Charge, orphan: str, answer: Answered, now: datetime) -> Decision:
+    if answer.seen in LEARNED_NOTHING or (answer.seen is Seen.SERVER_ERROR and not answer.replayed):
+        if charge.final:
+            return _rest(charge)
+        blocked = answer.seen is Seen.UNAUTHORIZED
+        return _blocked(charge, Party.OPERATOR) if blocked else _later(charge, _again(charge, _since(charge), now))
+    left = tuple(o for o in charge.orphans if o != orphan)
+    charge = dataclasses.replace(charge, orphans=left)
+    if answer.seen is not Seen.CANCELED:
+        charge = _discrepancy(charge, "orphan_not_canceled", now, orphan, f"its cancel answered {answer.seen}")
+    return _continue(charge)
+
+
+# A PaymentIntent, read.
+
+
+def _fetched(charge: Charge, fetched: Fetched, now: datetime, limits: Limits) -> Decision:
+    intent = fetched.payment_intent
+    if intent.id != charge.payment_intent:
+        return _another_fetched(charge, intent, now)
+    if intent.seen in STATE:
+        return _by_state(charge, intent, now)
+    if charge.final:
+        return _rest(charge)
+    if intent.seen is not Seen.UNCONFIRMED:
+        return _later(charge, _again(charge, _since(charge), now))
+    if charge.closing is not None:
+        return _cancel_it(charge, now)
+    attempt = charge.open_attempt
+    if attempt is None:
+        return _unconfirmed(charge, intent, now)
+    return _unconfirmed_attempt(charge, attempt, fetched, now, limits)
+
+
+def _unconfirmed_attempt(charge: Charge, attempt: Attempt, fetched: Fetched, now: datetime, limits: Limits) -> Decision:
+    """Rule 3: unconfirmed settles nothing by itself while an attempt is out."""
+    if attempt.standing is Standing.UNSENT:
+        return _go_on(_resumed(charge))
+    if attempt.outcome is not None:  # Burnt by an answer that blocks the charge until somebody acts.
+        return _rest(charge)
+    if attempt.heard is not None:
+        return _believe(charge, attempt, Seen(attempt.heard), fetched.payment_intent, now)
+    if attempt.standing is not Standing.BURNT and not _past_horizon(attempt, now):
+        out = charge.with_request(dataclasses.replace(attempt, standing=Standing.OUT))
+        return _later(_unknown(out), _again(charge, attempt.first_sent_at, now))
+    since = attempt.burnt_at or (attempt.first_sent_at or now) + KEY_HORIZON
+    left = since + limits.quarantine - now
+    if fetched.charge_under_way or left > timedelta():  # The last send may have been moments ago.
+        wait = _again(charge, since, now)
+        return _later(_unknown(charge), wait if left <= timedelta() else min(wait, max(left, FIRST_WAIT)))
+    if attempt.standing is Standing.BURNT:
+        return _with_new_attempt(charge, now)
+    # The key is gone, and what was sent under it did not pay.
+    charge = charge.with_request(dataclasses.replace(attempt, standing=Standing.SETTLED, outcome=Seen.UNCONFIRMED))
+    if fetched.payment_intent.last_error is None:
+        return _with_new_attempt(charge, now)
+    return _came_back(charge, fetched.payment_intent, now)
+
+
+def _believe(charge: Charge, attempt: Attempt, heard: Seen, intent: PaymentIntent, now: datetime) -> Decision:
+    """The look agrees with the answer that was heard: it stands."""
+    row = BELIEVED[heard]
+    if heard in REFUSED and attempt.unanswered > 0:  # An earlier send stays unexplained for as long as its key lives.
+        row = dataclasses.replace(row, standing=Standing.BURNT)
+    if attempt.error is None:
+        attempt = dataclasses.replace(attempt, error=intent.last_error)
+    decision = _apply(charge, attempt, row, heard, now)
+    if heard is not Seen.UNEXPECTED_STATE:
+        return decision
+    again = _with_new_attempt(decision.charge, now)
+    return again if again.charge.status is Status.BLOCKED else _later(again.charge, decision.wait)
+
+
+def _unconfirmed(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
+    """No attempt is out: a PaymentIntent that waited for the bank or the customer may have come back unpaid."""
+    if charge.status is Status.UNKNOWN:
+        return _declined(charge, Status.DECLINED, now)  # Unknown for as long as an earlier key is in doubt.
+    failed_anew = charge.status is Status.ACTION_REQUIRED and intent.last_error not in {None, charge.last_error}
+    mended = charge.status is Status.BLOCKED and _resumes(charge)
+    if charge.status is Status.PROCESSING or failed_anew or mended:
+        return _came_back(charge, intent, now)
+    return _rest(charge)
+
+
+def _came_back(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
+    error = intent.last_error or _last_request(charge).error or charge.last_error
+    asks = intent.last_error is not None and intent.last_error.code == "authentication_required"
+    status = Status.ACTION_REQUIRED if asks else Status.DECLINED
+    return _declined(dataclasses.replace(charge, last_error=error), status, now)
+
+
+def _by_state(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
+    """The recorded PaymentIntent's own word, which beats whatever we believed."""
+    status, party = STATE[intent.seen]
+    if status is Status.SUCCEEDED:
+        return _paid(charge, intent, now)
+    if charge.final:
+        return _rest(charge)
+    attempt = charge.open_attempt
+    unsent = charge.closing is None and attempt is not None and attempt.standing is Standing.UNSENT
+    if status is Status.ACTION_REQUIRED and unsent:
+        return _go_on(_resumed(charge))  # That is what an earlier attempt left: this one was wished for in spite of it.
+    charge = _settle_open_attempt(charge, intent.seen)
+    if status is Status.CANCELED:
+        return _closed(charge)
+    if charge.closing is not None:
+        return _closing_held_up(charge, status, now)
+    if status is Status.BLOCKED:
+        return _blocked(charge, party)
+    return _rest(dataclasses.replace(charge, status=status, blocked_on=None, next_attempt_at=None))
+
+
+def _closing_held_up(charge: Charge, status: Status, now: datetime) -> Decision:
+    assert charge.closing is not None, "asked only of a closing charge"
+    if status is not Status.PROCESSING:
+        return _cancel_it(charge, now)
+    if charge.closing.request is not None:  # The bank is working: it pays, or the cancel is sent once it does not.
+        charge = charge.with_request(dataclasses.replace(charge.closing.request, standing=Standing.LOOK))
+    return _later(dataclasses.replace(charge, status=status, blocked_on=None), CLOSING_WAIT)
+
+
+def _cancel_it(charge: Charge, now: datetime) -> Decision:
+    """It can be canceled: by the request that is recorded, or once that has had its answer by another, after a while."""
+    assert charge.closing is not None, "asked only of a closing charge"
+    closing, request = charge.closing, charge.closing.request
+    if request is None or not request.settled:  # A refused one: blocked until the next is not.
+        charge = _resumed(charge)
+    if request is not None and request.standing in {Standing.UNSENT, Standing.OUT} and not _past_horizon(request, now):
+        return _go_on(charge)
+    waits = request is not None and request.sends > 0
+    renewed = _with_new_cancel(charge)
+    return _later(renewed, _again(charge, closing.at, now)) if waits else _go_on(renewed)
+
+
+def _settle_open_attempt(charge: Charge, seen: Seen) -> Charge:
+    attempt = charge.open_attempt
+    if attempt is None or attempt.standing is Standing.UNSENT:
+        return charge
+    return charge.with_request(dataclasses.replace(attempt, standing=Standing.SETTLED, outcome=seen, heard=None))
+
+
+def _paid(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
+    """The recorded PaymentIntent has taken the money: nothing beats that."""
+    if charge.status is Status.SUCCEEDED:
+        return _rest(charge)
+    if charge.final:
+        charge = _discrepancy(charge, f"paid_after_{charge.status}", now, intent.id)
+    elif charge.closing is not None and CLOSES_AS[charge.closing.kind][0] is Status.PAID_OUT_OF_BAND:
+        charge = _discrepancy(charge, "paid_twice", now, intent.id, "paid here and elsewhere: refund one")
+    if (intent.amount_received, intent.currency) != (charge.terms.amount, charge.terms.currency):
+        charge = _discrepancy(charge, "amount_differs", now, intent.id, f"{intent.amount_received} {intent.currency}")
+    charge = _settle_open_attempt(charge, Seen.SUCCEEDED)
+    return _continue(
+        dataclasses.replace(
+            charge,
+            status=Status.SUCCEEDED,
+            amount_received=intent.amount_received,
+            succeeded_at=now,
+            due_at=None,
+            blocked_on=None,
+            next_attempt_at=None,
+            cancel_reason=None,
+        )
+    )
+
+
+def _discrepancy(charge: Charge, kind: str, now: datetime, payment_intent: str, detail: str = "") -> Charge:
+    if any(d.kind == kind and d.payment_intent == payment_intent for d in charge.discrepancies):
+        return charge
+    found = Discrepancy(kind=kind, at=now, payment_intent=payment_intent, detail=detail)
+    return dataclasses.replace(charge, discrepancies=(*charge.discrepancies, found))
+
+
+def _look_failed(charge: Charge, failed: LookFailed, now: datetime) -> Decision:
+    if charge.final:
+        return _rest(charge)
+    if failed.seen in LOOK_BLOCKED_ON:
+        error = failed.error or charge.last_error
+        return _blocked(dataclasses.replace(charge, last_error=error), LOOK_BLOCKED_ON[failed.seen])
+    return _later(charge, _again(charge, _since(charge), now))
+
+
+# Finding the PaymentIntent of a charge that has none recorded.
+
+
+def _listed(charge: Charge, listed: Listed, now: datetime) -> Decision:
+    if charge.final or charge.payment_intent is not None:
+        return _continue(charge)
+    ours = [
+        intent
+        for intent in listed.payment_intents
+        if intent.charge_id == charge.id  # Metadata may be copied: what we created is also for our amount.
+        and (intent.amount, intent.currency) == (charge.terms.amount, charge.terms.currency)
+        and intent.livemode is charge.livemode
+        and not (intent.seen is Seen.CANCELED and intent.cancellation_reason == ORPHAN_REASON)
+    ]
+    ours.sort(key=lambda intent: intent.created, reverse=True)
+    for preferred in PREFERENCE:
+        chosen = next((intent for intent in ours if intent.seen in preferred), None)
+        if chosen is not None:
+            return _adopt(charge, chosen, now, others=ours)
+    if charge.closing is not None:
+        return _closed(charge)
+    if charge.create.standing is not Standing.BURNT and not _past_horizon(charge.create, now):
+        return _go_on(charge)  # Its key may still answer: this list was asked for by an older record.
+    stranger = next((i for i in listed.payment_intents if _could_be_ours(charge, i)), None)
+    if stranger is not None and _past_horizon(charge.create, now):
+        charge = _discrepancy(charge, UNEXPLAINED, now, stranger.id, "same customer, amount, currency")
+        charge = _blocked(_burn(charge, charge.create, now), Party.OPERATOR).charge
+        return _later(charge, LOOK_EVERY)
+    if charge.create.outcome == Seen.PARAMETERS_DRIFTED:
+        return _blocked(dataclasses.replace(charge, last_error=charge.create.error), Party.OPERATOR)
+    renewed = _with_new_create(charge, _create_number(charge) + 1)
+    return _go_on(dataclasses.replace(renewed, status=Status.PENDING, blocked_on=None))
+
+
+def _could_be_ours(charge: Charge, intent: PaymentIntent) -> bool:
+    return (
+        intent.charge_id is None
+        and intent.seen is not Seen.CANCELED
+        and (intent.customer, intent.amount, intent.currency)
+        == (charge.terms.customer, charge.terms.amount, charge.terms.currency)
+    )
+
+
+def _adopt(charge: Charge, intent: PaymentIntent, now: datetime, others: Iterable[PaymentIntent] = ()) -> Decision:
+    """Record the PaymentIntent (step 3); its siblings become orphans, to be canceled before anything is confirmed."""
+    rest = [other for other in others if other.id != intent.id]
+    live = [other.id for other in rest if other.seen not in NEVER_STALE]
+    create = dataclasses.replace(charge.create, standing=Standing.SETTLED, outcome=intent.seen, error=None)
+    charge = dataclasses.replace(
+        charge,
+        create=create,
+        payment_intent=intent.id,
+        orphans=tuple(o for o in dict.fromkeys((*charge.orphans, *live)) if o != intent.id),
+    )
+    for other in rest:
+        if other.seen is Seen.SUCCEEDED:
+            charge = _discrepancy(charge, "paid_twice", now, other.id, "another PaymentIntent of this charge is paid")
+    if intent.seen in STATE:
+        return _by_state(charge, intent, now)
+    if charge.closing is not None:
+        return _go_on(_with_new_cancel(charge))
+    return _with_new_attempt(charge, now)
+
+
+# Events, and PaymentIntents that are not the recorded one.
+
+
+def _happened(charge: Charge, event: Happened, now: datetime) -> Decision:
+    """Rule 4: an event is evidence about the PaymentIntent that it names."""
+    intent = event.payment_intent
+    if event.account != charge.terms.account or intent.livemode is not charge.livemode:
+        return _rest(charge)
+    look = Fetch(payment_intent=intent.id)
+    if intent.id != charge.payment_intent:
+        paid = intent.seen is Seen.SUCCEEDED and _agrees(charge, intent)
+        return Decision(charge=charge, then=Then.REST, look=look if paid and not _known(charge, intent) else None)
+    if intent.seen is Seen.SUCCEEDED and charge.status is Status.SUCCEEDED:
+        return _rest(charge)
+    if intent.seen is Seen.SUCCEEDED and _same_money(charge, intent):
+        return _paid(charge, intent, now)
+    if charge.final and intent.seen is not Seen.SUCCEEDED:
+        return _rest(charge)
+    if intent.seen is Seen.CANCELED:
+        return _by_state(charge, intent, now)
+    return Decision(
+        charge=charge, then=Then.REST, look=look
+    )  # Late, twice or out of order: only the object itself tells.
+
+
+def _same_money(charge: Charge, intent: PaymentIntent) -> bool:
+    return (intent.amount_received, intent.currency) == (charge.terms.amount, charge.terms.currency)
+
+
+def _agrees(charge: Charge, intent: PaymentIntent) -> bool:
+    return (
+        intent.charge_id == charge.id
+        and intent.livemode is charge.livemode
+        and intent.customer == charge.terms.customer
+        and _same_money(charge, intent)
+    )
+
+
+def _known(charge: Charge, intent: PaymentIntent) -> bool:
+    return any(d.payment_intent == intent.id for d in charge.discrepancies)
+
+
+def _another_fetched(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
+    """Money by another PaymentIntent than the recorded one, confirmed by reading it."""
+    if intent.seen is not Seen.SUCCEEDED or not _agrees(charge, intent) or _known(charge, intent):
+        return _rest(charge)
+    if charge.payment_intent is None:
+        return _adopt(charge, intent, now)
+    closes_as = CLOSES_AS[charge.closing.kind][0] if charge.closing else None
+    kind = "paid_twice" if charge.status in PAID or closes_as in PAID else "paid_elsewhere"
+    charge = _discrepancy(charge, kind, now, intent.id, "a PaymentIntent that is not the recorded one is paid")
+    if charge.final:
+        return _rest(charge)
+    if charge.closing is None:
+        return _close(charge, "paid_elsewhere", "stripe", intent.id, now)
+    if closes_as in PAID:
+        return _rest(charge)
+    # It was to be canceled: it ends as what it is.
+    return _rest(dataclasses.replace(charge, closing=dataclasses.replace(charge.closing, kind="paid_elsewhere")))
+
+
+# Closings and the other acts.
+
+
+def _chosen(charge: Charge, choice: Chosen, now: datetime) -> Decision:
+    if choice.act in CLOSINGS:
+        kind = "cancel" if choice.act is Act.CANCEL else "out_of_band"
+        return _close(charge, kind, choice.actor, choice.note, now)
+    if choice.act not in options(charge):
+        return _refused(charge, "already_paid" if charge.status is Status.SUCCEEDED else "act_does_not_fit")
+    if choice.act is Act.PAYMENT_METHOD:
+        assert choice.payment_method is not None, "the act names the payment method"
+        charge = dataclasses.replace(charge, payment_method=choice.payment_method)
+    if charge.closing is not None:
+        request = charge.closing.request
+        gone = charge.payment_intent is not None and (request is None or request.settled)
+        return _go_on(_resumed(_with_new_cancel(charge) if gone else charge))
+    if charge.payment_intent is None:
+        # Who tries again in the face of a PaymentIntent that nobody could explain has found it harmless.
+        cleared = charge.create.standing is Standing.BURNT and any(d.kind == UNEXPLAINED for d in charge.discrepancies)
+        as_written = charge.create.outcome is None and not cleared
+        return _go_on(_resumed(charge if as_written else _with_new_create(charge, _create_number(charge) + 1)))
+    attempt = charge.open_attempt
+    if attempt is not None and attempt.outcome is None:  # What is out is settled first, under its own key.
+        return _go_on(_resumed(charge))
+    return _with_new_attempt(charge, now)
+
+
+def _resumed(charge: Charge) -> Charge:
+    """Return a charge that was held up as one that goes on."""
+    if charge.status in {Status.PENDING, Status.UNKNOWN}:
+        return charge
+    charge = dataclasses.replace(charge, status=Status.PENDING, blocked_on=None)
+    return _unknown(charge) if money_may_move(charge) else charge
+
+
+def _refused(charge: Charge, why: str) -> Decision:
+    return Decision(charge=charge, then=Then.REST, refusal=why)
+
+
+def _close(charge: Charge, kind: str, actor: str, note: str, now: datetime) -> Decision:
+    """Rule 5: the closing is recorded; what is sent, and the final status, follow once it is durable."""
+    closes_as = CLOSES_AS[kind][0]
+    if charge.final:
+        if charge.status is closes_as:
+            return _rest(charge)  # Chosen twice.
+        return _refused(charge, "already_canceled" if charge.status is Status.CANCELED else "already_paid")
+    if charge.closing is not None:
+        ends_alike = closes_as is Status.CANCELED is CLOSES_AS[charge.closing.kind][0]
+        return _rest(charge) if ends_alike or charge.closing.kind == kind else _refused(charge, "already_closing")
+    closing = Closing(kind=kind, actor=actor, at=now, note=note)
+    moving = money_may_move(charge)
+    charge = dataclasses.replace(charge, closing=closing, next_attempt_at=None, blocked_on=None)
+    if charge.payment_intent is None:
+        if _past_horizon(charge.create, now):
+            return _go_on(
+                dataclasses.replace(charge, status=Status.PENDING)
+            )  # What an old create left is listed first.
+        return _closed(charge)
+    charge = _with_new_cancel(charge)
+    return _go_on(dataclasses.replace(charge, status=Status.UNKNOWN if moving else Status.PENDING))
+
+
+def _closed(charge: Charge) -> Decision:
+    """Nothing can charge any more: give the final status that was asked for."""
+    kind = charge.closing.kind if charge.closing else None
+    status, reason = CLOSES_AS[kind] if kind else (Status.CANCELED, CancelReason.BY_STRIPE)
+    if charge.closing is not None and charge.closing.request is not None:
+        request = dataclasses.replace(charge.closing.request, standing=Standing.SETTLED, outcome=Seen.CANCELED)
+        charge = charge.with_request(request)
+    charge = dataclasses.replace(
+        charge, status=status, cancel_reason=reason, due_at=None, blocked_on=None, next_attempt_at=None
+    )
+    return _continue(charge)
+
+
+# Time, and our own mistakes.
+
+
+def _woken(charge: Charge, now: datetime) -> Decision:
+    if charge.final:
+        return _continue(charge)
+    if charge.closing is None and now >= charge.expires_at and charge.status is not Status.PROCESSING:
+        return _close(charge, "expire", "system", "nobody ended it", now)
+    if charge.status is Status.RETRYING and charge.next_attempt_at is not None and now >= charge.next_attempt_at:
+        return _with_new_attempt(charge, now)
+    attempt = charge.open_attempt
+    if charge.status is Status.PENDING and attempt is not None and attempt.unanswered:
+        return _go_on(_unknown(charge))  # A delivery died after it had sent this.
+    return _go_on(charge)
+
+
+def _crashed(charge: Charge, now: datetime) -> Decision:
+    if charge.final:
+        return _rest(charge)
+    charge = dataclasses.replace(charge, crashes=charge.crashes + 1)
+    if charge.crashes >= CRASHES_LIMIT:
+        return _blocked(dataclasses.replace(charge, last_error=Failure(type="internal_error")), Party.OPERATOR)
+    return _later(charge, _again(charge, _since(charge), now))
