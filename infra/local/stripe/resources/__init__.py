@@ -1,0 +1,1 @@
+"""Stripe's objects: one file each, its endpoints in the order of an object's life."""
