@@ -606,7 +606,7 @@ def decide(charge: Charge, observation: Observation, now: datetime, limits: Limi
             decision = _chosen(charge, observation, now)
         case Woken():
             decision = _woken(charge, now)
-        case Crashed():
+        case Crashed():  # pragma: no branch - there is no other: mypy sees to it.
             decision = _crashed(charge, now)
     if decision.charge.status is not charge.status:
         actor = observation.actor if isinstance(observation, Chosen) else "system"
@@ -632,7 +632,7 @@ def _what(observation: Observation, charge: Charge) -> str:
             return f"listed: {charge.payment_intent or 'none'}"
         case Woken():
             return "time passed"
-        case Crashed(exception=exception):
+        case Crashed(exception=exception):  # pragma: no branch - likewise.
             return f"exception: {exception}"
 
 
@@ -649,7 +649,7 @@ def _later(charge: Charge, wait: timedelta) -> Decision:
 
 
 def _blocked(charge: Charge, party: Party | None) -> Decision:
-    return _rest(dataclasses.replace(charge, status=Status.BLOCKED, blocked_on=party))
+    return _rest(dataclasses.replace(charge, status=Status.BLOCKED, blocked_on=party, next_attempt_at=None))
 
 
 # An answer to a Request of ours.
@@ -863,6 +863,8 @@ def _unconfirmed(charge: Charge, intent: PaymentIntent, now: datetime) -> Decisi
         return _declined(charge, Status.DECLINED, now)  # Unknown for as long as an earlier key is in doubt.
     failed_anew = charge.status is Status.ACTION_REQUIRED and intent.last_error not in {None, charge.last_error}
     mended = charge.status is Status.BLOCKED and _resumes(charge)
+    if mended and _last_request(charge).outcome == Seen.TRANSIENT_DECLINE:
+        return _declined(charge, Status.RETRYING, now)
     if charge.status is Status.PROCESSING or failed_anew or mended:
         return _came_back(charge, intent, now)
     return _rest(charge)
@@ -958,7 +960,7 @@ def _discrepancy(charge: Charge, kind: str, now: datetime, payment_intent: str, 
 
 
 def _look_failed(charge: Charge, failed: LookFailed, now: datetime) -> Decision:
-    if charge.final:
+    if charge.final or charge.status in {Status.DECLINED, Status.RETRYING}:  # Nothing hangs on that look.
         return _rest(charge)
     if failed.seen in LOOK_BLOCKED_ON:
         error = failed.error or charge.last_error

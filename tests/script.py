@@ -5,6 +5,7 @@ the record from then on, and between two observations nothing is remembered but 
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from shared.charge import (
     PaymentIntent,
     Request,
     Seen,
+    Status,
     Terms,
     Woken,
     charge_id,
@@ -84,7 +86,11 @@ class Script:
         self.said = Decision(charge=self.charge, then=Then.GO_ON)
         self.sends: list[tuple[str, datetime]] = []
 
-    # --- What the driver does -----------------------------------------------------------------------------------------
+    # --- What the driver does ----------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """Say where the charge stands now."""
+        return self.charge.status
 
     def step(self) -> Step:
         """Ask what is to be done now."""
@@ -106,7 +112,7 @@ class Script:
         self.sends.append((request.idempotency_key, self.now))
         return request
 
-    # --- What may be observed -----------------------------------------------------------------------------------------
+    # --- What may be observed ----------------------------------------------------------------------------------------
 
     def answer(
         self,
@@ -181,7 +187,10 @@ class Script:
         return self.wake(max(due_at - self.now, timedelta()))
 
 
-# --- Where charges stand, each reached by a script ------------------------------------------------------------------------
+Ways = Mapping[str, Callable[[], Script]]
+
+
+# --- Where charges stand, each reached by a script ------------------------------------------------------------------
 
 
 def recorded(**terms: Any) -> Script:

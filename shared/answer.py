@@ -1,0 +1,96 @@
+"""Turns outcomes and problems into HTTP answers, for callers and for Cloud Tasks."""
+
+import functools
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+import flask
+
+from shared import log
+from shared.api import HTTP_STATUS, RETRY_AFTER_SECONDS, Problem, view
+from shared.charge import Charge
+from shared.deliver import Outcome
+from shared.ledger import LedgerUnavailable
+
+Answer = flask.Response
+STRIPE_DOWN_SECONDS: Final = 30  # Asked of the queue while Stripe as a whole does not answer.
+
+
+def by_task(request: flask.Request) -> bool:
+    """Say whether Cloud Tasks delivered this. Anyone may claim it: it shapes the answer's code, nothing else."""
+    return "X-CloudTasks-QueueName" in request.headers
+
+
+def as_json(body: Any, status: int, content_type: str = "application/json") -> Answer:
+    """Return a JSON answer."""
+    return flask.Response(json.dumps(body) + "\n", status=status, content_type=content_type)
+
+
+def problem(found: Problem) -> Answer:
+    """Return a problem document."""
+    answer = as_json(found.body(), found.status, "application/problem+json")
+    if found.retry_after is not None:
+        answer.headers["Retry-After"] = str(found.retry_after)
+    return answer
+
+
+def to_caller(outcome: Outcome, now: datetime, url: str) -> Answer:
+    """Answer an HTTP caller, by the charge's status."""
+    charge = outcome.charge
+    if outcome.busy:
+        found = Problem(409, "in-hand", "This charge is being worked on; ask again.", retry_after=_seconds(charge, now))
+        answer = problem(found)
+    elif outcome.refusal == "version":
+        answer = problem(Problem(412, "version", "The charge has moved on; read it again.", charge=view(charge)))
+    elif outcome.refusal is not None:
+        detail = f"The charge is {charge.status}: {outcome.refusal.replace('_', ' ')}. Nothing was changed."
+        answer = problem(Problem(409, outcome.refusal.replace("_", "-"), detail, charge=view(charge)))
+    else:
+        answer = as_json(view(charge), HTTP_STATUS[charge.status])
+        if answer.status_code == 202:
+            answer.headers["Retry-After"] = str(_seconds(charge, now))
+        if outcome.existed:
+            answer.headers["Idempotent-Replayed"] = "true"
+    answer.headers["Location"] = f"{url.rstrip('/')}/{charge.id}"
+    return answer
+
+
+def to_task(outcome: Outcome) -> Answer:
+    """Answer Cloud Tasks: 2xx ends the task, 409 brings it again, 503 slows the whole queue as well."""
+    charge = outcome.charge
+    if not outcome.durable or outcome.stripe_down:
+        answer = as_json({"charge": charge.id, "status": charge.status}, 503)
+        answer.headers["Retry-After"] = str(STRIPE_DOWN_SECONDS)
+        return answer
+    again = outcome.busy or outcome.crashed or outcome.again
+    return as_json({"charge": charge.id, "status": charge.status}, 409 if again else 200)
+
+
+def _seconds(charge: Charge, now: datetime) -> int:
+    """Say in how many seconds it is worth asking again."""
+    if charge.due_at is None:
+        return RETRY_AFTER_SECONDS
+    return max(1, min(3600, round((charge.due_at - now).total_seconds())))
+
+
+def guarded(handle: Callable[[flask.Request], Answer]) -> Callable[[flask.Request], Answer]:
+    """Turn problems into their documents, and an absent ledger into 503."""
+
+    @functools.wraps(handle)
+    def answered(request: flask.Request) -> Answer:
+        with log.request(request.headers):
+            try:
+                return handle(request)
+            except Problem as found:
+                return problem(found)
+            except LedgerUnavailable:
+                log.error("the ledger is out of reach")
+                detail = (
+                    "It is not certain that this was recorded, and nothing has been sent to Stripe for it. "
+                    "Repeat it with the same Idempotency-Key, or give it up with POST /cancel and that key."
+                )
+                return problem(Problem(503, "ledger-unavailable", detail, retry_after=RETRY_AFTER_SECONDS))
+
+    return answered

@@ -1,0 +1,519 @@
+"""One run of our code for a charge: the protocol, step by step.
+
+`policy` decides; this module makes things durable, in the right order, and nothing else:
+
+    a Request is recorded as sent before it is sent          (so a crash is always "it may have been")
+    what an answer taught is recorded before the next send   (so every send follows from what is durable)
+    whoever finds the record changed reads it again, adds what it has learned, and decides anew
+
+The lease is economy: two deliveries of one charge are safe, merely wasteful.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final, Protocol, Self
+
+import msgspec
+
+from shared import log, policy
+from shared.charge import (
+    Act,
+    Answered,
+    Charge,
+    Chosen,
+    Crashed,
+    Fetched,
+    Happened,
+    Listed,
+    LookFailed,
+    Observation,
+    Party,
+    Request,
+    Seen,
+    Status,
+    Woken,
+    charge_id,
+)
+from shared.clock import Clock
+from shared.ledger import Conflict, Held, Ledger, LedgerUnavailable
+from shared.policy import Decision, Limits, Then
+from shared.tasks import Task, TaskQueue, task_name
+
+STEPS_LIMIT: Final = 24  # Sends and looks in one delivery: far more than any charge needs, so a loop is a bug.
+SHORT_WAIT: Final = timedelta(seconds=2)  # Worth waiting for inside a delivery; longer waits are for the task queue.
+TWIN_WAIT: Final = timedelta(seconds=10)  # How long a repeated request waits for the one in hand before it answers 409.
+TWIN_LOOK: Final = timedelta(milliseconds=100)  # When it first looks again; then after twice as long, each time.
+STRIPE_DOWN_AFTER: Final = 3  # Calls in a row without an answer: no longer one charge's bad luck.
+SWEEP_AGAIN: Final = timedelta(minutes=5)  # When the sweep takes up a charge again if its task brought nothing.
+SWEEP_BATCH: Final = 100  # Charges a shard and run: a run stays far below the function's timeout.
+
+
+class Gateway(Protocol):
+    """What is asked of Stripe (`gateway.Gateway`)."""
+
+    def send(self, request: Request, account: str | None) -> Observation:
+        """Send a Request as written."""
+
+    def fetch(
+        self, payment_intent: str, account: str | None, api_version: str, *, with_charges: bool = False
+    ) -> Fetched | LookFailed:
+        """Read a PaymentIntent."""
+
+    def list(
+        self, customer: str, account: str | None, since: datetime, until: datetime, api_version: str
+    ) -> Listed | LookFailed:
+        """List PaymentIntents."""
+
+
+class TaskBody(msgspec.Struct, frozen=True):
+    """The body of the tasks that we make. Everything that matters is in the charge; this is for lost ones."""
+
+    enqueued_at: float | None = None  # Unix seconds.
+
+    @classmethod
+    def read(cls, raw: bytes) -> Self:
+        """Read a body; one that is not ours says nothing."""
+        try:
+            return msgspec.json.decode(raw, type=cls)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return cls()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a delivery came to."""
+
+    charge: Charge
+    existed: bool = False  # The charge was there before this call.
+    busy: bool = False  # Another delivery has it in hand.
+    again: bool = False  # It waits for us, and not for long: the task that brought it shall come again.
+    durable: bool = True  # False: Stripe may have said more than the ledger could be told.
+    crashed: bool = False  # An exception of ours; counted on the charge.
+    stripe_down: bool = False  # Stripe has not answered several calls in a row, whichever charge they were for.
+    refusal: str | None = None  # Why an act does not fit; nothing was changed.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """The time in which one delivery may send, on two clocks: one of them notices a machine that slept."""
+
+    owner: str
+    until: datetime
+    until_monotonic: float
+
+    def has(self, duration: timedelta, clock: Clock) -> bool:
+        """Say whether this much of it is left on both clocks."""
+        return (
+            clock.now() + duration < self.until and clock.monotonic() + duration.total_seconds() < self.until_monotonic
+        )
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One delivery under way: what is durable, what has been learned since, and under which lease."""
+
+    held: Held
+    charge: Charge
+    lease: Lease
+    learned: list[Observation] = field(default_factory=list)
+    overtaken: bool = False  # Another delivery has taken the lease.
+
+
+class Charger:
+    """Everything that moves a charge forward, over the adapters given."""
+
+    def __init__(  # noqa: PLR0913 - the adapters, each by its name.
+        self,
+        *,
+        ledger: Ledger,
+        gateway: Gateway,
+        tasks: TaskQueue,
+        clock: Clock,
+        limits: Limits,
+        charge_url: str,
+        generation: int,
+        beside: Callable[[Callable[[], object]], object],
+        new_owner: Callable[[], str] = lambda: secrets.token_hex(8),
+    ) -> None:
+        self._ledger = ledger
+        self._gateway = gateway
+        self._tasks = tasks
+        self._clock = clock
+        self._limits = limits
+        self._charge_url = charge_url.rstrip("/")
+        self._generation = generation
+        self._beside = beside
+        self._new_owner = new_owner
+        self._silence = 0  # Calls in a row that Stripe did not answer, in this process.
+
+    # --- What callers ask for -----------------------------------------------------------------------------------------
+
+    def create(self, charge: Charge, *, at_once: bool) -> Outcome:
+        """Record the charge and carry it out; or answer for the one that has its key.
+
+        `at_once` False: the task queue carries it out, after this has returned. Raises LedgerUnavailable when it is
+        not certain that the charge was recorded: nothing has been sent then, but it may be later.
+        """
+        lease = self._new_lease()
+        began = self._clock.now()
+        charge = dataclasses.replace(charge, epoch=1)
+        if at_once:
+            charge = self._leased(charge, lease)
+            charge = charge.with_request(charge.create.sent(began))
+        else:
+            charge = dataclasses.replace(charge, due_at=began + policy.FIRST_WAIT)
+        held = self._ledger.insert(charge)
+        if held is None:
+            return self._answer_for(charge)
+        if not at_once:
+            self._make_task(held.charge, None)
+            return Outcome(charge=held.charge)
+        self._beside(lambda: self._make_task(held.charge, lease.until))
+        run = Run(held=held, charge=held.charge, lease=lease)
+        return self._guarded(run, lambda: self._work(run, self._send(run, held.charge.create)))
+
+    def deliver(self, charge_id: str, *, by_task: bool) -> Outcome | None:
+        """Take up a charge where it stands. None: there is no such charge. Raises LedgerUnavailable."""
+        held = self._ledger.get(charge_id)
+        return None if held is None else self._take_up(held, by_task=by_task)
+
+    def read(self, charge_id: str) -> Charge | None:
+        """Return the charge as recorded. Raises LedgerUnavailable."""
+        held = self._ledger.get(charge_id)
+        return None if held is None else held.charge
+
+    def act(self, charge_id: str, choice: Chosen, *, version: int | None) -> Outcome | None:
+        """Do what somebody chose. None: there is no such charge, or (`refusal` "version") it has moved on."""
+        while True:
+            held = self._ledger.get(charge_id)
+            if held is None:
+                return None
+            if version is not None and held.charge.version != version:
+                return Outcome(charge=held.charge, existed=True, refusal="version")
+            in_hand = self._busy(held.charge) and choice.act not in policy.CLOSINGS
+            if in_hand and choice.act in policy.options(held.charge):
+                return Outcome(charge=held.charge, existed=True, busy=True)
+            decision = policy.decide(held.charge, choice, self._clock.now(), self._limits)
+            if decision.refusal is not None:
+                return Outcome(charge=held.charge, existed=True, refusal=decision.refusal)
+            if decision.charge == held.charge:
+                return Outcome(charge=held.charge, existed=True)
+            run = Run(held=held, charge=decision.charge, lease=self._new_lease())
+            rests = decision.then is Then.REST
+            prepared = self._settled(run.charge, None, run.lease) if rests else self._leased(run.charge, run.lease)
+            try:
+                run.held = self._ledger.update(held, prepared)  # Rule 5: durable before anything is sent on its behalf.
+            except Conflict:
+                continue
+            run.charge = run.held.charge
+            outcome = self._guarded(run, functools.partial(self._work, run, decision))
+            if outcome.charge.status is Status.SUCCEEDED and choice.act in policy.CLOSINGS:
+                return dataclasses.replace(outcome, existed=True, refusal="already_paid")
+            return dataclasses.replace(outcome, existed=True)
+
+    def give_up(self, account: str | None, idempotency_key: str, *, livemode: bool, actor: str, note: str) -> Outcome:
+        """Rule 7, the definite no: cancel the charge of this key, or see to it that there never will be one."""
+        name = charge_id(account, idempotency_key)
+        never = policy.never_charge(
+            charge_id=name,
+            idempotency_key=idempotency_key,
+            account=account,
+            livemode=livemode,
+            now=self._clock.now(),
+        )
+        held = self._ledger.insert(never)
+        if held is not None:
+            return Outcome(charge=held.charge)
+        outcome = self.act(name, Chosen(act=Act.CANCEL, actor=actor, note=note), version=None)
+        assert outcome is not None, "charges are never deleted"
+        return outcome
+
+    # --- What Stripe and the clock bring ------------------------------------------------------------------------------
+
+    def observe(self, event: Happened) -> str:
+        """Apply what an event proves, durably. Returns what became of it, for the log.
+
+        Raises LedgerUnavailable or LookUnavailable when it could not be made durable: Stripe shall send it again.
+        """
+        held = self._find(event)
+        if held is None:
+            return self._unowned(event)
+        run = Run(held=held, charge=held.charge, lease=self._new_lease())
+        decision = self._learn(run, event)
+        if decision.look is not None:
+            looked = self._gateway.fetch(
+                decision.look.payment_intent, held.charge.terms.account, held.charge.create.api_version
+            )
+            if isinstance(looked, LookFailed):
+                raise LookUnavailable(decision.look.payment_intent)
+            decision = self._learn(run, looked)
+        if run.charge == held.charge:
+            return "nothing new"
+        more = decision.then is Then.GO_ON
+        self._save(run, lambda charge: self._with_epoch(self._settled(charge, None, run.lease), more=more))
+        if more:
+            self._make_task(run.charge, None)
+        return f"recorded: {run.charge.status}"
+
+    def sweep(self) -> int:
+        """Make a new task for every open charge that is overdue. Safe to overlap. Returns how many were made."""
+        made = 0
+        for name in self._ledger.due(self._clock.now(), SWEEP_BATCH):
+            held = self._ledger.get(name)
+            now = self._clock.now()
+            if held is None or held.charge.due_at is None or held.charge.due_at > now:
+                continue
+            again = dataclasses.replace(held.charge, epoch=held.charge.epoch + 1, due_at=now + SWEEP_AGAIN)
+            with contextlib.suppress(Conflict):  # Somebody is at it: the better for it.
+                swept = self._ledger.update(held, again)
+                made += self._make_task(swept.charge, None)
+        return made
+
+    # --- One delivery -------------------------------------------------------------------------------------------------
+
+    def _answer_for(self, asked: Charge) -> Outcome:
+        """Answer a repeated request: wait a while for the one in hand, take up what nobody works on.
+
+        A request that asks for something else under the same key changes nothing; nor does one after the definite no,
+        which has no body to differ from.
+        """
+        patience, look_again = self._clock.now() + TWIN_WAIT, TWIN_LOOK
+        while True:
+            held = self._ledger.get(asked.id)
+            assert held is not None, "charges are never deleted"
+            if held.charge.body_digest not in {asked.body_digest, ""}:
+                return Outcome(charge=held.charge, existed=True, refusal="key_reused")
+            if not self._busy(held.charge):
+                break
+            if self._clock.now() >= patience:
+                return Outcome(charge=held.charge, existed=True, busy=True)
+            self._clock.sleep(look_again)
+            look_again *= 2
+        if held.charge.status in {Status.PENDING, Status.UNKNOWN}:
+            return self._take_up(held, by_task=False)
+        return Outcome(charge=held.charge, existed=True)
+
+    def _take_up(self, held: Held, *, by_task: bool) -> Outcome:
+        if self._busy(held.charge):
+            return Outcome(charge=held.charge, existed=True, busy=True)
+        run = Run(held=held, charge=held.charge, lease=self._new_lease())
+        decision = self._learn(run, Woken())
+        outcome = self._guarded(run, lambda: self._work(run, decision, by_task=by_task))
+        return dataclasses.replace(outcome, existed=True)
+
+    def _guarded(self, run: Run, work: Callable[[], Outcome]) -> Outcome:
+        """Do the work; an exception of ours is counted on the charge, retried, and then shown to a person."""
+        try:
+            return work()
+        except LedgerUnavailable:
+            return Outcome(charge=self._as_far_as_known(run), durable=False)
+        except Exception as exception:  # noqa: BLE001 - a bug of any kind; death (BaseException) passes.
+            log.exception("a delivery ended in an exception", charge=run.charge.id)
+            crashed = Crashed(exception=type(exception).__name__)
+            with contextlib.suppress(LedgerUnavailable):
+                decision = self._learn(run, crashed)
+                self._finish(run, decision.wait if decision.then is Then.LATER else None, by_task=True)
+            return Outcome(charge=self._as_far_as_known(run), crashed=True)
+
+    def _as_far_as_known(self, run: Run) -> Charge:
+        """Return the last durable record; what may have happened since is unknown, never failed."""
+        charge = run.held.charge
+        sent = policy.money_may_move(charge) and not charge.final
+        return dataclasses.replace(charge, status=Status.UNKNOWN) if sent else charge
+
+    def _work(self, run: Run, decision: Decision, *, by_task: bool = False) -> Outcome:
+        """Send and look until there is nothing to do now; then record how the charge stands."""
+        for _ in range(STEPS_LIMIT):
+            if decision.then is Then.REST or run.overtaken:
+                break
+            if decision.then is Then.LATER and not self._waited(run, decision.wait):
+                break
+            step = policy.next_step(run.charge, self._clock.now())
+            if isinstance(step, policy.Rest):
+                decision = Decision(charge=run.charge, then=Then.REST)
+            elif isinstance(step, policy.Send):
+                decision = self._record_and_send(run, step.request)
+            else:
+                decision = self._learn(run, self._look(run.charge, step))
+        wait = decision.wait if decision.then is Then.LATER else None
+        run.charge = dataclasses.replace(run.charge, crashes=0)
+        self._finish(run, wait, by_task=by_task)
+        return Outcome(
+            charge=run.charge,
+            again=policy.waiting_on(run.charge) is Party.SYSTEM and not self._is_far(run.charge),
+            stripe_down=wait is not None and self._silence >= STRIPE_DOWN_AFTER,
+        )
+
+    def _waited(self, run: Run, wait: timedelta) -> bool:
+        """Wait here if that is short and leaves time for another call."""
+        if wait > SHORT_WAIT or not run.lease.has(wait + self._limits.stripe_timeout * 2, self._clock):
+            return False
+        self._clock.sleep(wait)
+        return True
+
+    def _record_and_send(self, run: Run, request: Request) -> Decision:
+        """Record that the request is on its way, and send it: in this order."""
+        sent = request.sent(self._clock.now())
+        recorded = run.charge.request(request.idempotency_key) is not None  # An orphan's cancel is derived instead.
+
+        def as_sent(charge: Charge) -> Charge:
+            return self._leased(charge.with_request(sent) if recorded else charge, run.lease)
+
+        try:
+            run.held = self._ledger.update(run.held, as_sent(run.charge))
+        except Conflict:
+            self._read_again(run)
+            return Decision(charge=run.charge, then=Then.GO_ON)
+        run.charge = run.held.charge
+        run.learned.clear()
+        return self._send(run, sent)
+
+    def _send(self, run: Run, request: Request) -> Decision:
+        """Send what is recorded as sent, unless the lease has no time for it (rule 8)."""
+        if not run.lease.has(self._limits.stripe_timeout, self._clock):
+            return Decision(charge=run.charge, then=Then.LATER, wait=policy.FIRST_WAIT)
+        return self._learn(run, self._gateway.send(request, run.charge.terms.account))
+
+    def _look(self, charge: Charge, step: policy.Fetch | policy.List) -> Observation:
+        account, api_version = charge.terms.account, charge.create.api_version
+        if isinstance(step, policy.Fetch):
+            return self._gateway.fetch(step.payment_intent, account, api_version, with_charges=step.with_charges)
+        return self._gateway.list(charge.terms.customer, account, step.since, self._clock.now(), api_version)
+
+    def _learn(self, run: Run, observation: Observation) -> Decision:
+        decision = policy.decide(run.charge, observation, self._clock.now(), self._limits)
+        run.charge = decision.charge
+        run.learned.append(observation)
+        if isinstance(observation, Answered | Fetched | Listed | LookFailed):
+            silent = getattr(observation, "seen", None) in {Seen.NO_REPLY, Seen.SERVER_ERROR, Seen.LIMITED}
+            self._silence = self._silence + 1 if silent else 0
+        log.info(
+            "decided",
+            charge=run.charge.id,
+            observation=type(observation).__name__,
+            seen=str(getattr(observation, "seen", "")),
+            status=run.charge.status,
+            then=decision.then,
+        )
+        return decision
+
+    def _finish(self, run: Run, wait: timedelta | None, *, by_task: bool) -> None:
+        """Record what was learned, give the lease back, and see that the charge comes again."""
+
+        def finished(charge: Charge) -> Charge:
+            charge = self._settled(charge, wait, run.lease)
+            return self._with_epoch(charge, more=self._needs_task(charge, by_task=by_task))
+
+        if self._save(run, finished) and self._needs_task(run.charge, by_task=by_task) and not run.overtaken:
+            self._make_task(run.charge, run.charge.due_at)
+
+    def _needs_task(self, charge: Charge, *, by_task: bool) -> bool:
+        """Whether a task must be made: not by one that comes again by itself, unless that would be far too often."""
+        return policy.waiting_on(charge) is Party.SYSTEM and (not by_task or self._is_far(charge))
+
+    def _is_far(self, charge: Charge) -> bool:
+        return charge.due_at is not None and charge.due_at - self._clock.now() > policy.LAST_WAIT
+
+    def _save(self, run: Run, prepare: Callable[[Charge], Charge]) -> bool:
+        """Make durable what was learned, on top of what others have recorded. False: there was nothing to record."""
+        while True:
+            prepared = prepare(run.charge)
+            if dataclasses.replace(prepared, epoch=run.held.charge.epoch) == run.held.charge:
+                return False
+            try:
+                run.held = self._ledger.update(run.held, prepared)
+            except Conflict:
+                self._read_again(run)
+                continue
+            run.charge = run.held.charge
+            run.learned.clear()
+            return True
+
+    def _read_again(self, run: Run) -> None:
+        held = self._ledger.get(run.charge.id)
+        assert held is not None, "charges are never deleted"
+        run.held, run.charge = held, held.charge
+        now = self._clock.now()
+        for observation in run.learned:
+            run.charge = policy.decide(run.charge, observation, now, self._limits).charge
+        run.overtaken = held.charge.lease_owner != run.lease.owner and self._busy(held.charge)
+
+    # --- Leases, tasks, and finding charges ---------------------------------------------------------------------------
+
+    def _new_lease(self) -> Lease:
+        return Lease(
+            owner=self._new_owner(),
+            until=self._clock.now() + self._limits.lease,
+            until_monotonic=self._clock.monotonic() + self._limits.lease.total_seconds(),
+        )
+
+    def _busy(self, charge: Charge) -> bool:
+        return not charge.final and charge.lease_until is not None and self._clock.now() < charge.lease_until
+
+    def _leased(self, charge: Charge, lease: Lease) -> Charge:
+        due_at = None if charge.final else lease.until
+        return dataclasses.replace(charge, lease_owner=lease.owner, lease_until=lease.until, due_at=due_at)
+
+    def _settled(self, charge: Charge, wait: timedelta | None, lease: Lease) -> Charge:
+        """Give the lease back, if it is ours, and say when the charge is due; another's lease keeps both."""
+        if self._busy(charge) and charge.lease_owner != lease.owner:
+            return dataclasses.replace(charge, due_at=None) if charge.final else charge
+        due_at = policy.due_at(charge, self._clock.now(), wait)
+        return dataclasses.replace(charge, lease_owner="", lease_until=None, due_at=due_at)
+
+    def _with_epoch(self, charge: Charge, *, more: bool) -> Charge:
+        return dataclasses.replace(charge, epoch=charge.epoch + 1) if more else charge
+
+    def _make_task(self, charge: Charge, at: datetime | None) -> bool:
+        """Ask the queue for a delivery. Whether that works never matters to the charge: `due_at` covers it."""
+        body = msgspec.json.encode(TaskBody(enqueued_at=self._clock.now().timestamp()))
+        return self._tasks.create(
+            Task(
+                name=task_name(charge.id, self._generation, charge.epoch),
+                url=f"{self._charge_url}/{charge.id}/deliver",
+                body=body,
+                at=at,
+            )
+        )
+
+    def _find(self, event: Happened) -> Held | None:
+        """Find the charge an event is about: by metadata, by key, by PaymentIntent. None of them proves anything."""
+        key = re.match(r"pio-([0-9a-f]{40})-", event.idempotency_key or "")
+        names: Sequence[str | None] = (event.payment_intent.charge_id, key.group(1) if key else None)
+        for name in dict.fromkeys(filter(None, names)):
+            held = self._ledger.get(name)
+            if held is not None:
+                return held
+        for name in self._ledger.find(event.payment_intent.id):
+            return self._ledger.get(name)
+        return None
+
+    def _unowned(self, event: Happened) -> str:
+        intent = event.payment_intent
+        if intent.charge_id is None or intent.seen is not Seen.SUCCEEDED:
+            return "not ours"
+        self._ledger.record_once(
+            "Discrepancy",
+            f"{intent.id}-no-charge",
+            {
+                "kind": "paid_without_charge",
+                "payment_intent": intent.id,
+                "account": event.account or "",
+                "charge": intent.charge_id,
+                "amount": intent.amount_received,
+                "currency": intent.currency,
+                "at": self._clock.now(),
+            },
+        )
+        log.error("a PaymentIntent of ours is paid, and there is no charge", payment_intent=intent.id)
+        return "recorded: no charge"
+
+
+class LookUnavailable(Exception):
+    """Stripe could not be asked about a PaymentIntent just now."""

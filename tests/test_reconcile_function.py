@@ -1,0 +1,184 @@
+"""The reconcile function: the sweep finds what nothing redelivers."""
+
+from datetime import timedelta
+from typing import Final
+
+import pytest
+
+from shared import wiring
+from shared.charge import Status, charge_id
+from shared.deliver import SWEEP_AGAIN
+from tests import world as worlds
+from tests.world import KEY, Told, World
+
+HOUR: Final = timedelta(hours=1)
+
+
+@pytest.fixture
+def world() -> World:
+    """A fresh deployment."""
+    return World()
+
+
+def told(answer: Told | None) -> Told:
+    """Return an answer that did come."""
+    assert answer is not None
+    return answer
+
+
+def sweep(world: World) -> Told:
+    """Let Cloud Scheduler call."""
+    return told(world._ask("reconcile", "POST", "/", b"", {}))
+
+
+def abandoned(world: World, key: str = KEY) -> None:
+    """Record a charge whose task is lost, and let its time pass."""
+    body = {"amount": 1999, "currency": "usd", "customer": world.customer, "payment_method": "pm_card_visa"}
+    told(world.post("/", body, key=key, Prefer="respond-async"))
+    world.queue.clear()
+    world.clock.sleep(HOUR)
+
+
+def test_an_overdue_charge_gets_a_new_task_under_a_new_epoch_and_is_paid_once(world: World) -> None:
+    """Cloud Tasks has lost its task: `due_at` makes promise 2 true."""
+    abandoned(world)
+    before = world.charge()
+
+    answer = sweep(world)
+
+    after = world.charge()
+    assert (answer.status, answer.body) == (200, {"swept": 1})
+    assert after.epoch == before.epoch + 1
+    assert list(world.queue) == [f"{after.id}-g1-e{after.epoch}"]
+    world.run_tasks()
+    assert world.charge().status is Status.SUCCEEDED
+    assert world.money_moved() == [1999]
+
+
+def test_the_sweep_moves_due_at_so_that_the_next_one_leaves_the_charge_alone(world: World) -> None:
+    """Until the task has had its time; if it brings nothing, the sweep comes back."""
+    abandoned(world)
+    sweep(world)
+    due_at = world.charge().due_at
+    assert due_at is not None
+    assert timedelta() < due_at - world.clock.now() <= SWEEP_AGAIN
+    assert sweep(world).body == {"swept": 0}
+    world.queue.clear()
+    world.clock.sleep(SWEEP_AGAIN)
+    assert sweep(world).body == {"swept": 1}
+
+
+@pytest.mark.parametrize(
+    "card", ["pm_card_visa", "pm_card_chargeDeclinedInsufficientFunds", "pm_usBankAccount_success"]
+)
+def test_a_charge_that_is_not_due_is_left_alone(world: World, card: str) -> None:
+    """Paid, declined, or with the bank: nothing is overdue."""
+    world.create(payment_method=card)
+    before = world.charge()
+    assert sweep(world).body == {"swept": 0}
+    assert world.charge() == before
+
+
+def test_a_sweep_of_nothing_is_200(world: World) -> None:
+    """An empty ledger."""
+    assert sweep(world).body == {"swept": 0}
+
+
+def test_every_overdue_charge_is_swept_and_no_other(world: World) -> None:
+    """Whatever shard it is in."""
+    keys = [f"order-{number}" for number in range(12)]
+    for key in keys:
+        abandoned(world, key)
+    world.create(key="paid")
+    assert sweep(world).body == {"swept": 12}
+    world.run_tasks()
+    assert [world.money_moved(key) for key in [*keys, "paid"]] == [[1999]] * 13
+
+
+def test_two_sweeps_at_once_make_one_task(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cloud Scheduler may call twice: who comes second finds the version moved, and leaves it."""
+    abandoned(world)
+    ledger = world.parts.ledger
+    get = ledger.get
+    inner: list[int] = []
+
+    def get_after_another_sweep(name: str) -> object:
+        held = get(name)
+        if not inner:
+            inner.append(0)
+            inner[0] = world.parts.charger.sweep()
+        return held
+
+    wiring.use(world.parts)
+    monkeypatch.setattr(ledger, "get", get_after_another_sweep)
+    assert sweep(world).body == {"swept": 0}
+    assert inner == [1]
+    assert len(world.queue) == 1
+    assert world.charge().epoch == 2
+
+
+def test_a_charge_that_was_taken_up_since_the_query_is_left_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The query names it; when it is read, it is done."""
+    abandoned(world)
+    due = world.parts.ledger.due
+    name = charge_id(None, KEY)
+
+    def due_and_then_delivered(*arguments: object) -> list[str]:
+        names = due(*arguments)  # type: ignore[arg-type]
+        world.parts.charger.deliver(name, by_task=False)
+        return [*names, "0" * 40]
+
+    monkeypatch.setattr(world.parts.ledger, "due", due_and_then_delivered)
+    assert sweep(world).body == {"swept": 0}
+    assert world.charge().status is Status.SUCCEEDED
+
+
+def test_a_task_queue_that_fails_is_survived_and_the_charge_comes_again(world: World) -> None:
+    """No task was made, so none is counted; the next sweep tries again."""
+    abandoned(world)
+    world._down_until["tasks"] = world.clock.now() + timedelta(minutes=2)
+    answer = sweep(world)
+    assert (answer.status, answer.body) == (200, {"swept": 0})
+    assert world.charge().due_at is not None
+    world.clock.sleep(SWEEP_AGAIN)
+    assert sweep(world).body == {"swept": 1}
+    world.run_tasks()
+    assert world.money_moved() == [1999]
+
+
+def test_a_charge_whose_process_died_is_found_once_its_lease_is_over(world: World) -> None:
+    """Recorded, its task never made, nobody left who knows of it."""
+    world.plan = {len(world.services): worlds.Fault.DIE_AFTER}
+    assert world.create() is None
+    world.plan = {}
+    assert sweep(world).body == {"swept": 0}
+    world.clock.sleep(world.limits.lease)
+    assert sweep(world).body == {"swept": 1}
+    world.run_tasks()
+    assert world.money_moved() == [1999]
+
+
+def test_503_while_the_ledger_is_down(world: World) -> None:
+    """Cloud Scheduler comes again by itself."""
+    world._down_until["store"] = world.clock.now() + HOUR
+    answer = sweep(world)
+    assert (answer.status, answer.body["type"]) == (503, "urn:paidonce:ledger-unavailable")
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/sweep"])
+def test_another_address_is_404(world: World, path: str) -> None:
+    """A problem document."""
+    answer = told(world._ask("reconcile", "POST", path, b"", {}))
+    assert (answer.status, answer.body["type"]) == (404, "urn:paidonce:not-found")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_another_method_is_405(world: World, method: str) -> None:
+    """A browser that opens the address sweeps nothing."""
+    abandoned(world)
+    answer = told(world._ask("reconcile", method, "/", b"", {}))
+    assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+    assert world.queue == {}

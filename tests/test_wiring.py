@@ -1,0 +1,144 @@
+"""Parts are built once, lazily, from the environment; importing a function costs nothing and needs nothing."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from shared import wiring
+from shared.settings import NEEDS, SettingsError
+
+ROOT: Final = Path(__file__).parent.parent
+ENVIRONMENT: Final[Mapping[str, str]] = {
+    "GOOGLE_CLOUD_PROJECT": "local",
+    "DATASTORE_EMULATOR_HOST": "127.0.0.1:1",
+    "CLOUD_TASKS_EMULATOR_HOST": "127.0.0.1:1",
+    "STRIPE_API_KEY": "sk_test_wiring",
+    "STRIPE_API_BASE": "http://127.0.0.1:1",
+    "STRIPE_WEBHOOK_SECRETS": "whsec_one,whsec_two",
+    "TASKS_LOCATION": "nowhere",
+    "CHARGE_URL": "http://127.0.0.1:1/charge/",
+}
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A complete environment, and nothing built before or after."""
+    for name in {*ENVIRONMENT, "LEASE", "STRIPE_TIMEOUT", "QUARANTINE", "LEDGER_GENERATION"}:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    wiring.use(None)
+    yield
+    wiring.use(None)
+
+
+def test_the_parts_are_built_once_and_shared() -> None:
+    """One connection pool a process, whichever request comes first."""
+    assert wiring.parts("charge") is wiring.parts("charge")
+
+
+def test_two_first_requests_at_once_build_one_deployment() -> None:
+    """Threads of one worker."""
+    start, built = threading.Barrier(8), []
+
+    def first() -> None:
+        start.wait()
+        built.append(wiring.parts("charge"))
+
+    threads = [threading.Thread(target=first) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(parts) for parts in built}) == 1
+
+
+def test_the_parts_are_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sent while they are built: nothing listens at these addresses."""
+    monkeypatch.setenv("LEDGER_GENERATION", "3")
+    parts = wiring.parts("webhook")
+    assert parts.settings.stripe_webhook_secrets == ("whsec_one", "whsec_two")
+    assert parts.settings.ledger_generation == 3
+    assert parts.livemode is False
+
+
+def test_a_live_key_makes_a_live_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charges carry it, and events must agree with it."""
+    monkeypatch.setenv("STRIPE_API_KEY", "rk_live_wiring")
+    assert wiring.parts("charge").livemode is True
+
+
+@pytest.mark.parametrize("function", NEEDS)
+def test_missing_variables_are_one_error_that_names_them_all(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one a deployment."""
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name)
+    with pytest.raises(SettingsError) as error:
+        wiring.parts(function)
+    assert all(name in str(error.value) for name in NEEDS[function])
+
+
+def test_once_it_is_mended_the_next_request_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure is not kept."""
+    monkeypatch.delenv("CHARGE_URL")
+    with pytest.raises(SettingsError):
+        wiring.parts("charge")
+    monkeypatch.setenv("CHARGE_URL", "http://127.0.0.1:1")
+    assert wiring.parts("charge").settings.charge_url == "http://127.0.0.1:1"
+
+
+def test_durations_that_do_not_nest_are_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is charged under a lease that is too short."""
+    monkeypatch.setenv("LEASE", "40s")
+    with pytest.raises(ValueError, match="STRIPE_TIMEOUT"):
+        wiring.parts("charge")
+
+
+def test_the_task_is_made_beside_the_request() -> None:
+    """A queue that hangs must not make the caller wait."""
+    hangs, began = threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        hangs.wait(10)
+
+    wiring._in_thread(work)
+    assert began.wait(10)
+    assert not hangs.is_set()
+    hangs.set()
+
+
+@pytest.mark.parametrize("function", NEEDS)
+def test_importing_a_function_reads_no_environment_and_opens_no_connection(function: str) -> None:
+    """In a process of its own, with an empty environment, and sockets that refuse to be opened."""
+    program = f"""
+import os, socket, sys
+import functions_framework, flask, stripe, google.cloud  # What they do at their own import is theirs.
+class Refuses(dict):
+    def __getitem__(self, name): raise AssertionError("read " + name)
+    def get(self, name, default=None): raise AssertionError("read " + name)
+def refuse(*arguments, **named): raise AssertionError("opened a connection")
+import shared.store, shared.tasks, shared.gateway
+for name in [name for name in sys.modules if name.split(".")[0] == "shared"]:
+    del sys.modules[name]
+socket.socket.connect = refuse
+socket.create_connection = refuse
+os.environ = Refuses()
+import functions.{function}
+"""
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    done = subprocess.run(  # Its own interpreter: this one has imported everything already.
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
