@@ -1,0 +1,160 @@
+"""Tries every fault at every call across a boundary, alone and in pairs, and judges by Stripe's tally."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from infra.local.stripe.engine import Fault as StripeFault
+from tests.world import FAULTS, Fault, World
+
+Scenario = Callable[[World], None]
+Plan = Mapping[int, Fault]
+
+
+def pay(world: World) -> None:
+    """A caller charges a good card, and repeats the request until it is answered."""
+    world.create(patient=True)
+
+
+def pay_and_walk_away(world: World) -> None:
+    """A caller charges a good card, and never asks again."""
+    world.create()
+
+
+def pay_later(world: World) -> None:
+    """A caller leaves the charge to the task queue."""
+    world.post("/", _body(world), key="order-1001", Prefer="respond-async")
+
+
+def pay_by_task(world: World) -> None:
+    """A caller enqueues the request itself; the queue repeats it until it is accepted."""
+    for _ in range(5):
+        told = world.post("/", _body(world), key="order-1001", by_task="caller")
+        if told is not None and told.status == 200:
+            return
+
+
+def decline_then_another_card(world: World) -> None:
+    """A card is declined, and the customer gives another one."""
+    world.create(payment_method="pm_card_chargeDeclinedInsufficientFunds", patient=True)
+    world.settle()
+    for charge in world.charges():
+        world.post(f"/{charge.id}/payment-method", {"payment_method": "pm_card_mastercard"})
+
+
+def cancel(world: World) -> None:
+    """A caller charges, then cancels the order."""
+    world.create(payment_method="pm_card_chargeDeclinedInsufficientFunds")
+    for charge in world.charges():
+        world.post(f"/{charge.id}/cancel", {"reason": "changed my mind"})
+
+
+def cash(world: World) -> None:
+    """A card is declined, and the customer pays in cash."""
+    world.create(payment_method="pm_card_chargeDeclinedInsufficientFunds")
+    for charge in world.charges():
+        world.post(f"/{charge.id}/out-of-band", {"reference": "till 4"})
+
+
+def bank_debit(world: World) -> None:
+    """A bank debit takes days."""
+    world.create(payment_method="pm_usBankAccount_success", patient=True)
+
+
+def stranger_with_copied_metadata(world: World) -> None:
+    """A card is declined, and a script pays something else with this charge's metadata copied onto it."""
+    world.create(payment_method="pm_card_chargeDeclinedInsufficientFunds", patient=True)
+    for charge in world.charges():
+        form = (
+            f"amount=500&currency=usd&customer={world.customer}&payment_method=pm_card_visa&confirm=true"
+            f"&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never"
+            f"&metadata[pio_charge]={charge.id}&metadata[foreign]=yes"
+        )
+        world.at_stripe("POST", "/v1/payment_intents", form)
+
+
+def decline_while_the_customer_pays(world: World) -> None:
+    """A decline's answer is lost; `Fault.CUSTOMER_PAYS` lets the customer confirm with another card at any moment."""
+    world.engine.fail_next(StripeFault.DROP_AFTER, "payment_intents.confirm")
+    world.create(payment_method="pm_card_chargeDeclinedInsufficientFunds", patient=True)
+
+
+def _body(world: World) -> dict[str, str | int]:
+    return {"amount": 1999, "currency": "usd", "customer": world.customer, "payment_method": "pm_card_visa"}
+
+
+SCENARIOS: Final[tuple[Scenario, ...]] = (
+    pay,
+    pay_and_walk_away,
+    pay_later,
+    pay_by_task,
+    decline_then_another_card,
+    cancel,
+    cash,
+    bank_debit,
+    stranger_with_copied_metadata,
+    decline_while_the_customer_pays,
+)
+
+
+@dataclass(kw_only=True)
+class Exploration:
+    """What was tried."""
+
+    schedules: set[tuple[str, ...]] = field(default_factory=set)
+    runs: int = 0
+
+    def run(self, scenario: Scenario, plan: Plan, *, webhooks: bool = True) -> World:
+        """Run one schedule to its end; AssertionError, with how to repeat it, when a promise is broken."""
+        world = World(plan=plan, webhooks_on=webhooks)
+        scenario(world)
+        world.settle()
+        self.runs += 1
+        self.schedules.add((scenario.__name__, str(webhooks), *world.trace))
+        broken = world.check()
+        if broken:
+            raise AssertionError(report(scenario, plan, world, broken, webhooks=webhooks))
+        return world
+
+
+def report(scenario: Scenario, plan: Plan, world: World, broken: list[str], *, webhooks: bool) -> str:
+    """Tell what broke, and the shortest way to see it again."""
+    lines = [f"{scenario.__name__}, plan {dict(plan)}, webhooks {webhooks}: {broken}"]
+    lines += [f"  {number:3} {call}" for number, call in enumerate(world.trace)]
+    lines += [f"  told {told.request} {told.status}" for told in world.told]
+    for charge in world.charges():
+        lines += [f"  {charge.id} {entry.at:%d %H:%M:%S} {entry.status}: {entry.what}" for entry in charge.history]
+    return "\n".join(lines)
+
+
+def faults_after(world: World, index: int) -> Iterator[tuple[int, Fault]]:
+    """List every fault that can befall the calls of a run from this one on."""
+    for number, service in enumerate(world.services[index:], start=index):
+        for fault in FAULTS[service]:
+            yield number, fault
+
+
+def singles(exploration: Exploration, scenario: Scenario, *, webhooks: bool) -> Iterator[tuple[Plan, World]]:
+    """Run the scenario undisturbed, then with each single fault."""
+    undisturbed = exploration.run(scenario, {}, webhooks=webhooks)
+    for index, fault in faults_after(undisturbed, 0):
+        plan = {index: fault}
+        yield plan, exploration.run(scenario, plan, webhooks=webhooks)
+
+
+def pairs(exploration: Exploration, scenario: Scenario, *, webhooks: bool, share: float, part: int = 0) -> None:
+    """Run every single fault, and after each a share of all second ones, drawn by part; `share` 1.0: all."""
+    chance = random.Random(f"{scenario.__name__} {part}")  # noqa: S311 - it chooses tests, not secrets.
+    for plan, world in singles(exploration, scenario, webhooks=webhooks):
+        (first,) = plan
+        for index, fault in faults_after(world, first + 1):
+            if chance.random() < share:
+                exploration.run(scenario, {**plan, index: fault}, webhooks=webhooks)
+
+
+def storm(exploration: Exploration, scenario: Scenario, seed: int) -> World:
+    """Run with a fault at about every fifth call, drawn by seed."""
+    chance = random.Random(seed)  # noqa: S311
+    plan = {index: chance.choice([*FAULTS["stripe"]]) for index in range(60) if chance.random() < 0.2}
+    return exploration.run(scenario, plan, webhooks=chance.random() < 0.5)
