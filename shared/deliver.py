@@ -123,6 +123,7 @@ class Run:
     lease: Lease
     learned: list[Observation] = field(default_factory=list)
     overtaken: bool = False  # Another delivery has taken the lease.
+    look_lost: bool = False  # A look was older than what others recorded, and was dropped.
 
 
 class Charger:
@@ -257,6 +258,8 @@ class Charger:
             return "nothing new"
         more = decision.then is Then.GO_ON
         self._save(run, lambda charge: self._with_epoch(self._settled(charge, None, run.lease), more=more))
+        if run.look_lost:
+            raise LookUnavailable(event.payment_intent.id)
         if more:
             self._make_task(run.charge, None)
         return f"recorded: {run.charge.status}"
@@ -441,6 +444,9 @@ class Charger:
         run.held, run.charge = held, held.charge
         now = self._clock.now()
         for observation in run.learned:
+            if _may_be_stale(observation):
+                run.look_lost = True
+                continue
             run.charge = policy.decide(run.charge, observation, now, self._limits).charge
         run.overtaken = held.charge.lease_owner != run.lease.owner and self._busy(held.charge)
 
@@ -513,6 +519,13 @@ class Charger:
         )
         log.error("a PaymentIntent of ours is paid, and there is no charge", payment_intent=intent.id)
         return "recorded: no charge"
+
+
+def _may_be_stale(observation: Observation) -> bool:
+    """Say whether a look must not be laid over a record that is newer than it."""
+    if isinstance(observation, Fetched):
+        return observation.payment_intent.seen not in policy.NEVER_STALE
+    return isinstance(observation, Listed | LookFailed)
 
 
 class LookUnavailable(Exception):

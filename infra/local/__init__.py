@@ -1,0 +1,1 @@
+"""The local stack: emulators, the Stripe double, and the functions, on loopback."""
