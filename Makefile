@@ -1,0 +1,55 @@
+# What a developer does here. Every target does its own set-up: into .venv and .cache, without root.
+
+UV_VERSION := 0.13.9
+STRIPE_CLI_VERSION := 1.52.0
+
+# Stamps: made once, and made again when what they are made from changes.
+PACKAGES := .venv/.installed
+STRIPE_CLI := .cache/stripe-cli/.installed-$(STRIPE_CLI_VERSION)
+
+# A Python that is missing is said at once, not fetched from somewhere.
+export UV_PYTHON_DOWNLOADS := never
+
+.DEFAULT_GOAL := help
+.PHONY: help demo local test check setup lock clean
+
+help:  ## Say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(PACKAGES)  ## Charge a few hundred customers in a storm and show Stripe's tally (KEEP=1: keep the stack running)
+	@.venv/bin/python -m infra.local.demo $(if $(KEEP),--keep)
+
+local: $(PACKAGES)  ## Run the whole stack on this machine until Ctrl-C
+	@.venv/bin/python -m infra.local
+
+test: setup  ## Run every test, and check what they cover
+	.venv/bin/python -m pytest -n 2 tests/crash_points  # Apart: counting lines would double its minute.
+	.venv/bin/python -m pytest -n 2 --dist worksteal --cov --cov-report= --ignore tests/crash_points
+	.venv/bin/coverage report --include 'shared/charge.py,shared/policy.py' --fail-under 100
+	.venv/bin/coverage report --omit 'shared/charge.py,shared/policy.py' --fail-under 95
+
+check: $(PACKAGES)  ## Lint, check the format and the types
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+setup: $(PACKAGES) $(STRIPE_CLI)  ## Install what the rest needs (they all do it by themselves)
+
+lock: $(PACKAGES)  ## Write requirements.lock anew from pyproject.toml
+	.venv/bin/uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-header --quiet \
+		--output-file requirements.lock
+
+clean:  ## Remove all that was installed, built or recorded here
+	rm -rf .venv .cache .local .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+$(PACKAGES): requirements.lock
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock
+	@touch $@
+
+# The official client of Stripe's API, which the tests drive our Stripe double with.
+$(STRIPE_CLI):
+	npm install --no-save --silent --prefix .cache/stripe-cli @stripe/cli@$(STRIPE_CLI_VERSION)
+	@touch $@
