@@ -13,8 +13,8 @@ from tests.crash_points.explore import SCENARIOS, Exploration, Scenario, pairs, 
 STORMS = range(30)
 ALL = os.environ.get("CRASH_POINTS") == "all"
 PARTS = range(1 if ALL else 4)  # So that several processes may share the work.
-MAIN_SHARE = 1.0 if ALL else 0.1  # Of the pairs of the main job, in each part.
-SHARE = 1.0 if ALL else 0.01  # Of the pairs of every scenario.
+MAIN_SHARE = 1.0 if ALL else 0.04  # Of the pairs of the main job, in each part.
+SHARE = 1.0 if ALL else 0.003  # Of the pairs of every scenario.
 
 
 def _counted(exploration: Exploration, record: Callable[[str, object], None]) -> None:
