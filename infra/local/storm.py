@@ -34,8 +34,8 @@ from shared.charge import charge_id
 
 CUSTOMERS: Final = 25
 CONCURRENT_CALLERS: Final = 48  # More than the function has threads, so that some must wait.
-CALLER_TIMEOUT_SECONDS: Final = 20.0
-CALLER_PATIENCE_SECONDS: Final = 8.0  # After the last squall. Then nobody insists, and the system is on its own.
+CALLER_TIMEOUT_SECONDS: Final = 12.0  # Longer than a write may be tried.
+CALLER_PATIENCE_SECONDS: Final = 8.0  # After the last squall. Then what was accepted is left to the system.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 2.0  # Between a caller's tries, whatever Retry-After asks for.
 TICK_SECONDS: Final = 0.1
 SETTLE_TIMEOUT_SECONDS: Final = 90.0  # The queue's throttle, and waits that double, take up to a minute.
@@ -236,6 +236,7 @@ class Story:
 
     order: Order
     told: list[Told] = field(default_factory=list)
+    accepted: bool = False  # Somebody has been told that the order is in good hands; until then its callers insist.
     unanswered: int = 0  # Requests whose connection broke, or that took too long.
     paid_anew_at: float = 0.0  # When another card had been taken: until then a no was true.
     struck: int = 0  # How often its trouble befell it.
@@ -382,7 +383,7 @@ class Storm:
         headers = {"Idempotency-Key": order.key}
         if order.way is Way.RESPOND_ASYNC:
             headers["Prefer"] = "respond-async"
-        for _ in self._tries():
+        for _ in self._tries(story):
             answer = self._ask(story, "POST", "/", json=self._body(order), headers=headers)
             if answer is not None and (answer.status_code in {402, 410} or not _waits_for_system(answer)):
                 return
@@ -396,15 +397,16 @@ class Storm:
             body=json.dumps(self._body(story.order)).encode(),
         )
         task = tasks_v2.Task(name=f"{QUEUE}/tasks/{story.order.key}", http_request=request)
-        for _ in self._tries():
+        for _ in self._tries(story):
             with suppress(GoogleAPICallError):
                 with suppress(AlreadyExists):
                     self._tasks.create_task(parent=QUEUE, task=task, timeout=5)
+                story.accepted = True
                 return
 
     def _wish(self, story: Story, wish: Wish) -> None:
         """Have an order closed, or pay it with another card, until that is answered for good."""
-        self._over.wait(story.order.wish_after_seconds)
+        time.sleep(story.order.wish_after_seconds)
         path, body = f"/{story.order.id}/{wish}", {}
         match wish:
             case Wish.CANCEL:
@@ -416,14 +418,14 @@ class Storm:
                 body = {"payment_method": "pm_card_visa"}
                 story.paid_anew_at = math.inf
         headers = {"Idempotency-Key": story.order.key}
-        for _ in self._tries():
+        for _ in self._tries(story):
             answer = self._ask(story, "POST", path, json=body, headers=headers)
             if answer is not None and _is_last_word(answer):
                 break
         story.paid_anew_at = min(story.paid_anew_at, time.monotonic())
 
     def _await_decline(self, story: Story) -> None:
-        for _ in self._tries():
+        for _ in self._tries(story):
             answer = self._ask(story, "GET", f"/{story.order.id}")
             if answer is not None and answer.ok and not _waits_for_system(answer):
                 return
@@ -437,14 +439,15 @@ class Storm:
             return None
         if method == "POST":
             story.told.append(Told(began, answer.status_code))
+            story.accepted |= answer.ok
         return answer
 
-    def _tries(self) -> Iterator[None]:
-        """Begin a try, and another after each pause, for as long as callers are patient."""
+    def _tries(self, story: Story) -> Iterator[None]:
+        """Begin a try, and another after each pause, until patience is at an end and the order has been accepted."""
         pause = FIRST_PAUSE_SECONDS
-        while not self._over.is_set():
+        while not (self._over.is_set() and story.accepted):
             yield
-            self._over.wait(pause)
+            time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     # --- Afterwards ---------------------------------------------------------------------------------------------------
