@@ -143,14 +143,17 @@ def singles(exploration: Exploration, scenario: Scenario, *, webhooks: bool) -> 
         yield plan, exploration.run(scenario, plan, webhooks=webhooks)
 
 
-def pairs(exploration: Exploration, scenario: Scenario, *, webhooks: bool, share: float, part: int = 0) -> None:
-    """Run every single fault, and after each a share of all second ones, drawn by part; `share` 1.0: all."""
+def pairs(
+    exploration: Exploration, scenario: Scenario, *, webhooks: bool, share: float = 1.0, part: int = 0, parts: int = 1
+) -> None:
+    """Run one of so many parts of the single faults, and after each a share, drawn by seed, of all second ones."""
     chance = random.Random(f"{scenario.__name__} {part}")  # noqa: S311 - it chooses tests, not secrets.
-    for plan, world in singles(exploration, scenario, webhooks=webhooks):
-        (first,) = plan
+    undisturbed = exploration.run(scenario, {}, webhooks=webhooks)
+    for first, one in list(faults_after(undisturbed, 0))[part::parts]:
+        world = exploration.run(scenario, {first: one}, webhooks=webhooks)
         for index, fault in faults_after(world, first + 1):
             if chance.random() < share:
-                exploration.run(scenario, {**plan, index: fault}, webhooks=webhooks)
+                exploration.run(scenario, {first: one, index: fault}, webhooks=webhooks)
 
 
 def storm(exploration: Exploration, scenario: Scenario, seed: int) -> World:

@@ -164,7 +164,7 @@ def explore(scenario: Scenario, *, both: bool) -> None:
     """Run what the crash-point suite runs of this scenario."""
     for webhooks in (True, False):
         if both:
-            pairs(Exploration(), scenario, webhooks=webhooks, share=1.0)
+            pairs(Exploration(), scenario, webhooks=webhooks)
         else:
             for _ in singles(Exploration(), scenario, webhooks=webhooks):
                 pass
