@@ -176,6 +176,7 @@ class World:
         self._crossings = itertools.count()
         self._down_until: dict[str, datetime] = {}
         self._inside = 0
+        self._moved = 0
         self.counts: dict[str, int] = {}
         self.store = MemoryStore()
         self.engine = Engine(database=":memory:", clock=self._unix_time, seed=1)
@@ -430,10 +431,9 @@ class World:
     def money_of(self, charge: Charge) -> list[int]:
         """Ask Stripe's tally which amounts were taken for a charge, by whichever PaymentIntent we made for it."""
         return [
-            amount
-            for intent in self.engine.payment_intents()
-            if intent["metadata"].get("pio_charge") == charge.id and "foreign" not in intent["metadata"]
-            for amount in self.engine.money_moved_by(intent["id"])
+            one.amount
+            for one in self.engine.tally().moved
+            if one.metadata.get("pio_charge") == charge.id and "foreign" not in one.metadata
         ]
 
     def _check_event_is_durable(self, event: Mapping[str, Any]) -> None:
@@ -498,6 +498,10 @@ class World:
 
     def _note_money(self) -> None:
         self.engine.run_due()
+        moved = len(self.engine.tally().moved)
+        if moved == self._moved:
+            return
+        self._moved = moved
         for charge in self.charges():
             if charge.id not in self.paid_at and self.money_of(charge):
                 self.paid_at[charge.id] = self.clock.now()

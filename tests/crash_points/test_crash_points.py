@@ -13,7 +13,7 @@ from tests.crash_points.explore import SCENARIOS, Exploration, Scenario, bank_de
 STORMS = range(30)
 ALL = os.environ.get("CRASH_POINTS") == "all"
 PARTS = 4  # So that several processes may share the work.
-MAIN_SHARE = 1.0 if ALL else 0.3  # Of the pairs of the main job.
+MAIN_SHARE = 1.0 if ALL else 0.15  # Of the pairs of the main job.
 SHARE = 1.0 if ALL else 0.003  # Of the pairs of the other scenarios.
 OTHERS = [s for s in SCENARIOS if s is not pay and (ALL or s is not bank_debit)]  # A debit takes days: many looks.
 
