@@ -44,6 +44,7 @@ EVENTS: Final = tuple(  # What a deployment subscribes to.
 )
 KEY: Final = "order-1001"
 OUTAGE: Final = timedelta(minutes=2)
+QUARANTINE: Final = timedelta(minutes=3)  # Longer than what Stripe does later takes; a quarter of an hour only repeats.
 SWEEP_EVERY: Final = timedelta(minutes=1)
 QUIET_AFTER: Final = timedelta(days=8)  # A world that has not come to rest by then is stuck.
 
@@ -157,7 +158,7 @@ class World:
     """One deployment and everything around it."""
 
     plan: Mapping[int, Fault] = field(default_factory=dict)
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = field(default_factory=lambda: Limits(quarantine=QUARANTINE))
     clock: VirtualClock = field(default_factory=VirtualClock)
     trace: list[str] = field(default_factory=list)
     services: list[str] = field(default_factory=list)

@@ -161,7 +161,7 @@ def test_unlimited_attempts_are_unlimited(new_queue: NewQueue, new_task: NewTask
     queue = new_queue(min_backoff=0.01, max_backoff=0.01, max_attempts=-1)
     receiver.answers(*[500] * 30, 200)
     new_task(queue)
-    receiver.await_arrivals(31)
+    assert len(receiver.await_arrivals(31)) == 31
 
 
 def test_waits_double_then_grow_then_stay(new_queue: NewQueue, new_task: NewTask, receiver: Receiver) -> None:

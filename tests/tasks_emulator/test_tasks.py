@@ -106,7 +106,8 @@ def test_a_task_with_an_impossible_name_is_refused(client: Client, paused: str, 
 
 def test_a_task_may_have_a_name_of_500_characters(paused: str, new_task: NewTask) -> None:
     """Letters, digits, hyphens and underscores."""
-    new_task(paused, "aZ09-_" + "x" * 494)
+    task = new_task(paused, "aZ09-_" + "x" * 494)
+    assert task.name.endswith("x" * 494)
 
 
 @pytest.mark.parametrize(
