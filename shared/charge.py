@@ -61,6 +61,30 @@ class Standing(StrEnum):
     SETTLED = "settled"  # What was sent under the key did what `outcome` says, and nothing else will come of it.
 
 
+class Audience(StrEnum):
+    """Whom a notice is for."""
+
+    CUSTOMER = "customer"
+    ACCOUNT_OWNER = "account_owner"
+    OPERATOR = "operator"
+    CALLER = "caller"  # The system that asked for the charge, at OUTCOME_URL.
+
+
+class Topic(StrEnum):
+    """What a notice says."""
+
+    DECLINED = "declined"
+    RETRYING = "retrying"
+    ACTION_REQUIRED = "action_required"
+    PAID = "paid"
+    CANCELED = "canceled"
+    MISSING_OBJECT = "missing_object"
+    BLOCKED = "blocked"
+    DISCREPANCY = "discrepancy"
+    BUG = "bug"
+    OUTCOME = "outcome"
+
+
 class Act(StrEnum):
     """What a caller, customer or operator may do with an open charge."""
 
@@ -156,6 +180,18 @@ class Discrepancy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Notice:
+    """Something that somebody must be told, once. With its charge's id, `number` names it for ever."""
+
+    number: int
+    audience: Audience
+    topic: Topic
+    at: datetime
+    told_at: datetime | None = None  # When it was accepted; or found to be true no longer (`dropped`).
+    dropped: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """One line of a charge's history."""
 
@@ -218,6 +254,7 @@ class Charge:
     amount_refunded: int = 0
     crashes: int = 0  # Deliveries that ended in an exception of ours since the last that did not.
     discrepancies: tuple[Discrepancy, ...] = ()
+    outbox: tuple[Notice, ...] = ()  # Everything that anybody was or is to be told.
     history: tuple[Entry, ...] = ()
     succeeded_at: datetime | None = None
 

@@ -14,6 +14,8 @@ NEEDS: Final[Mapping[str, tuple[str, ...]]] = {  # The variables without which a
     "charge": _EVERY,
     "webhook": (*_EVERY, "STRIPE_WEBHOOK_SECRETS"),
     "reconcile": _EVERY,
+    "notify": ("GOOGLE_CLOUD_PROJECT", "STRIPE_API_KEY"),
+    "portal": (*_EVERY, "PORTAL_URL"),
 }
 
 _UNITS: Final = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -37,6 +39,15 @@ class Settings:
     tasks_location: str = ""
     charge_queue: str = "charges"
     charge_url: str = ""
+    notify_queue: str = "notices"
+    notify_url: str | None = None  # None: nobody is told anything.
+    portal_url: str | None = None  # None: no customer's page.
+    smtp_url: str | None = field(default=None, repr=False)  # `smtp://user:password@host:587`; None: no mail.
+    mail_from: str = ""
+    operator_email: str = ""
+    outcome_url: str | None = None  # None: the caller's system is not told.
+    signing_secrets: tuple[str, ...] = field(default=(), repr=False)  # The first signs, all verify.
+    retry_schedule: tuple[timedelta, ...] = (timedelta(days=1), timedelta(days=3), timedelta(days=5), timedelta(days=7))
     tasks_invoker: str | None = None  # None: tasks carry no OIDC token.
     lease: timedelta = timedelta(seconds=90)
     quarantine: timedelta = timedelta(minutes=15)
@@ -61,6 +72,15 @@ class Settings:
             tasks_location=reader.read("TASKS_LOCATION", str, cls.tasks_location),
             charge_queue=reader.read("CHARGE_QUEUE", str, cls.charge_queue),
             charge_url=reader.read("CHARGE_URL", _url, cls.charge_url),
+            notify_queue=reader.read("NOTIFY_QUEUE", str, cls.notify_queue),
+            notify_url=reader.read("NOTIFY_URL", _url, None),
+            portal_url=reader.read("PORTAL_URL", _url, None),
+            smtp_url=reader.read("SMTP_URL", _smtp, None),
+            mail_from=reader.read("MAIL_FROM", _address, cls.mail_from),
+            operator_email=reader.read("OPERATOR_EMAIL", _address, cls.operator_email),
+            outcome_url=reader.read("OUTCOME_URL", _url, None),
+            signing_secrets=reader.read("SIGNING_SECRETS", _secrets, ()),
+            retry_schedule=reader.read("RETRY_SCHEDULE", _schedule, cls.retry_schedule),
             tasks_invoker=reader.read("TASKS_INVOKER", str, None),
             lease=reader.read("LEASE", duration, cls.lease),
             quarantine=reader.read("QUARANTINE", duration, cls.quarantine),
@@ -133,6 +153,22 @@ def _api_key(text: str) -> str:
 
 def _secrets(text: str) -> tuple[str, ...]:
     return tuple(secret for secret in (part.strip() for part in text.split(",")) if secret)
+
+
+def _smtp(text: str) -> str:
+    if not re.fullmatch(r"smtps?://\S+", text):
+        raise ValueError("write smtp://user:password@host:587, or smtps://... for TLS at once")  # Never the text.
+    return text
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch(r"[^@]*[^@\s]@[^@\s]+", text):
+        raise ValueError(f"write a mail address, not {text!r}")
+    return text
+
+
+def _schedule(text: str) -> tuple[timedelta, ...]:
+    return tuple(duration(part.strip()) for part in text.split(","))
 
 
 def _generation(text: str) -> int:
