@@ -47,6 +47,8 @@ $(PACKAGES): requirements.lock
 	python3 -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock
+	@printf '#!/bin/sh\nPYTHONPATH="%s" exec "%s/.venv/bin/python" -m shared.cli "$$@"\n' "$(CURDIR)" "$(CURDIR)" \
+		> .venv/bin/paidonce && chmod +x .venv/bin/paidonce
 	@touch $@
 
 # The official client of Stripe's API, which the tests drive our Stripe double with.

@@ -12,9 +12,11 @@ from shared import log
 from shared.api import HTTP_STATUS, RETRY_AFTER_SECONDS, Problem, view
 from shared.charge import Charge
 from shared.deliver import Outcome
+from shared.gate import LedgerClosed
 from shared.ledger import LedgerUnavailable
 
 Answer = flask.Response
+CLOSED_SECONDS: Final = 60  # A person must do something first.
 STRIPE_DOWN_SECONDS: Final = 30  # Asked of the queue while Stripe as a whole does not answer.
 
 
@@ -85,6 +87,8 @@ def guarded(handle: Callable[[flask.Request], Answer]) -> Callable[[flask.Reques
                 return handle(request)
             except Problem as found:
                 return problem(found)
+            except LedgerClosed as closed:
+                return problem(Problem(503, "ledger-closed", str(closed), retry_after=CLOSED_SECONDS))
             except LedgerUnavailable:
                 log.error("the ledger is out of reach")
                 detail = (

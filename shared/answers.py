@@ -3,6 +3,7 @@
 Pure: the standard library and the words of `charge`. Every answer of Stripe is read here and nowhere else, as tables:
 
     200 with a PaymentIntent   its status                                               STATUS
+    200 with a refund          its status                                               REFUND_STATUS
     an error object            what its code says, whatever the HTTP status             ANYWHERE
                                else with 401, 403, 409, 429: nothing ran                NOTHING_RAN
                                else with 400, 402, 404: the row that is nearest         TYPE, ADVICE, DECLINE, CODE,
@@ -18,11 +19,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
-from shared.charge import Answered, Failure, Happened, PaymentIntent, Seen
+from shared.charge import Answered, Failure, Happened, PaymentIntent, Seen, Terms
 
 Value = TypeVar("Value", str, int, bool)
 
 CHARGE_ID_KEY: Final = "pio_charge"  # In a PaymentIntent's metadata: the id of our charge. The policy writes it.
+DIGEST_KEY: Final = "pio_body"  # Likewise: the digest of what was asked for.
 
 # fmt: off
 
@@ -35,6 +37,15 @@ STATUS: Final[Mapping[str, Seen]] = {
     "canceled":                Seen.CANCELED,
     "requires_payment_method": Seen.UNCONFIRMED,      # New, or come back unpaid: it does not say which.
     "requires_confirmation":   Seen.UNCONFIRMED,
+}
+
+# The `status` of a refund. The money is on its way back, unless it says that it is not.
+REFUND_STATUS: Final[Mapping[str, Seen]] = {
+    "succeeded":       Seen.REFUNDED,
+    "pending":         Seen.REFUNDED,
+    "requires_action": Seen.REFUNDED,         # Cash-like methods: the customer is asked where to.
+    "failed":          Seen.REFUND_FAILED,
+    "canceled":        Seen.REFUND_FAILED,
 }
 
 # HTTP statuses of what is answered before the request is carried out. They hold without an error object, too.
@@ -68,6 +79,7 @@ ANYWHERE: Final[Mapping[str, Seen]] = {
     "payment_intent_rate_limit_exceeded": Seen.LIMITED,
     "payment_intent_unexpected_state":    Seen.UNEXPECTED_STATE,  # Often it has already succeeded.
     "intent_invalid_state":               Seen.UNEXPECTED_STATE,
+    "charge_already_refunded":            Seen.REFUNDED,          # Nothing is left of it.
 }
 
 # `type`s that decide. The other three only repeat what the HTTP status says.
@@ -173,7 +185,7 @@ def read(http_status: int, body: object, *, request_id: str | None, replayed: bo
     error = failure(refusal) if refusal else None
     intent = _shown(members if http_status == 200 else refusal.get("payment_intent"))
     if http_status == 200:
-        seen = intent.seen if intent else Seen.SERVER_ERROR
+        seen = intent.seen if intent else _refund(members)
     else:
         seen = _refused(http_status, error)
         if seen in DECLINES and intent is not None and intent.seen not in LEFT_BY_A_DECLINE:
@@ -186,6 +198,12 @@ def read(http_status: int, body: object, *, request_id: str | None, replayed: bo
         error=error,
         request_id=request_id,
     )
+
+
+def _refund(body: Mapping[str, object]) -> Seen:
+    """Say what a 200 without a PaymentIntent amounts to."""
+    status = _text(body.get("status")) if body.get("object") == "refund" else None
+    return REFUND_STATUS.get(status or "", Seen.SERVER_ERROR)
 
 
 def _refused(http_status: int, error: Failure | None) -> Seen:
@@ -242,7 +260,6 @@ def read_payment_intent(body: Mapping[str, object]) -> PaymentIntent:
     if not isinstance(body, Mapping) or body.get("object") != "payment_intent":
         raise ValueError("this is not a PaymentIntent")
     metadata, last_error = body.get("metadata"), body.get("last_payment_error")
-    customer = body.get("customer")
     return PaymentIntent(
         id=_required(body, "id", str),
         seen=STATUS.get(_required(body, "status", str), Seen.SERVER_ERROR),
@@ -252,10 +269,54 @@ def read_payment_intent(body: Mapping[str, object]) -> PaymentIntent:
         livemode=_required(body, "livemode", bool),
         created=_time(_required(body, "created", int)),
         charge_id=_text(metadata.get(CHARGE_ID_KEY)) if isinstance(metadata, Mapping) else None,
-        customer=_text(customer.get("id") if isinstance(customer, Mapping) else customer),  # An object when expanded.
+        body_digest=(_text(metadata.get(DIGEST_KEY)) if isinstance(metadata, Mapping) else None) or "",
+        customer=_name(body.get("customer")),
         cancellation_reason=_text(body.get("cancellation_reason")),
         last_error=failure(last_error) if isinstance(last_error, Mapping) else None,
     )
+
+
+def time_of(row: Mapping[str, object]) -> datetime:
+    """Return when one of Stripe's objects was made. Raises ValueError if it does not say."""
+    return _time(_required(row, "created", int))
+
+
+def read_terms(body: Mapping[str, object], account: str | None) -> Terms:
+    """Read what was asked for off the PaymentIntent that was made for it. Raises ValueError if it is none of ours.
+
+    What Stripe is not told (`retry`, `expires_at`) has its default.
+    """
+    metadata, transfer = body.get("metadata"), body.get("transfer_data")
+    last_error = body.get("last_payment_error")
+    tried = last_error.get("payment_method") if isinstance(last_error, Mapping) else None
+    destination = _name(transfer.get("destination")) if isinstance(transfer, Mapping) else None
+    amount = transfer.get("amount") if isinstance(transfer, Mapping) else None
+    fee = body.get("application_fee_amount")
+    return Terms(
+        amount=_required(body, "amount", int),
+        currency=_required(body, "currency", str),
+        customer=_name(body.get("customer")) or "",
+        payment_method=_name(body.get("payment_method")) or _name(tried) or "",  # A decline detaches it.
+        account=account,
+        description=_text(body.get("description")),
+        metadata={
+            str(name): str(value)
+            for name, value in (metadata.items() if isinstance(metadata, Mapping) else ())
+            if not str(name).startswith("pio_")
+        },
+        application_fee_amount=fee if isinstance(fee, int) else None,
+        transfer_data=None
+        if destination is None
+        else {"destination": destination, **({"amount": amount} if isinstance(amount, int) else {})},
+        on_behalf_of=_name(body.get("on_behalf_of")),
+        statement_descriptor_suffix=_text(body.get("statement_descriptor_suffix")),
+        receipt_email=_text(body.get("receipt_email")),
+    )
+
+
+def _name(reference: object) -> str | None:
+    """Return the id of an object that is named, or shown whole where it was expanded."""
+    return _text(reference.get("id") if isinstance(reference, Mapping) else reference)
 
 
 def read_event(body: Mapping[str, object]) -> Happened | None:

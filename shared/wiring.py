@@ -8,9 +8,11 @@ from typing import Final
 
 from shared.clock import Clock, SystemClock
 from shared.deliver import Charger
+from shared.gate import Gate
 from shared.gateway import Gateway
 from shared.ledger import Ledger
 from shared.policy import Limits
+from shared.reconcile import Reconciler
 from shared.settings import Settings
 from shared.store import DatastoreStore
 from shared.tasks import CloudTasks
@@ -24,7 +26,11 @@ class Parts:
     clock: Clock
     ledger: Ledger
     livemode: bool
+    gate: Gate
+    gateway: Gateway
     charger: Charger
+    limits: Limits
+    reconciler: Reconciler
 
 
 _lock: Final = threading.Lock()
@@ -67,8 +73,16 @@ def build(settings: Settings) -> Parts:
         emulator_host=settings.cloud_tasks_emulator_host,
         dispatch_deadline=limits.dispatch_deadline,
     )
+    gate = Gate(
+        ledger=ledger,
+        stripe=gateway,
+        clock=clock,
+        database=f"{settings.project}/{settings.database}",
+        generation=settings.ledger_generation,
+    )
     charger = Charger(
         ledger=ledger,
+        gate=gate,
         gateway=gateway,
         tasks=tasks,
         clock=clock,
@@ -77,7 +91,17 @@ def build(settings: Settings) -> Parts:
         generation=settings.ledger_generation,
         beside=_in_thread,
     )
-    return Parts(settings=settings, clock=clock, ledger=ledger, livemode=gateway.livemode, charger=charger)
+    return Parts(
+        settings=settings,
+        clock=clock,
+        ledger=ledger,
+        livemode=gateway.livemode,
+        gate=gate,
+        gateway=gateway,
+        charger=charger,
+        limits=limits,
+        reconciler=Reconciler(charger=charger, ledger=ledger, gate=gate, gateway=gateway, clock=clock),
+    )
 
 
 def _in_thread(work: Callable[[], object]) -> None:

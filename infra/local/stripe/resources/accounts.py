@@ -14,6 +14,11 @@ def create(call: Call) -> Object:
     return shown(call.keep(account))
 
 
+def listed(call: Call) -> Object:
+    """GET /v1/accounts: those that were created here."""
+    return call.listed("account", "/v1/accounts")
+
+
 def retrieve(call: Call) -> Object:
     """GET /v1/accounts/{id}: any that could be connected."""
     found = call.store.find(call.world, call.id, "account")
