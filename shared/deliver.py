@@ -50,7 +50,9 @@ SHORT_WAIT: Final = timedelta(seconds=2)  # Worth waiting for inside a delivery;
 TWIN_WAIT: Final = timedelta(seconds=10)  # How long a repeated request waits for the one in hand before it answers 409.
 TWIN_LOOK: Final = timedelta(milliseconds=100)  # When it first looks again; then after twice as long, each time.
 STRIPE_DOWN_AFTER: Final = 3  # Calls in a row without an answer: no longer one charge's bad luck.
-SWEEP_AGAIN: Final = timedelta(minutes=5)  # When the sweep takes up a charge again if its task brought nothing.
+SWEEP_AGAIN: Final = timedelta(minutes=5)  # When the sweep takes up a charge again if its task brought nothing; then
+SWEEP_AGAIN_GROWS: Final = 4  # each time so much later: a task that does not come most often waits in a slowed queue,
+SWEEP_AGAIN_AT_MOST: Final = timedelta(days=1)  # where one more of them only keeps others waiting.
 SWEEP_BATCH: Final = 100  # Charges a shard and run: a run stays far below the function's timeout.
 
 
@@ -265,18 +267,29 @@ class Charger:
         return f"recorded: {run.charge.status}"
 
     def sweep(self) -> int:
-        """Make a new task for every open charge that is overdue. Safe to overlap. Returns how many were made."""
-        made = 0
+        """See to every open charge that is overdue: make it a new task, or deliver it here while the queue takes none.
+
+        Safe to overlap. Begins nothing in the second half of the function's time. Returns how many it has seen to.
+        """
+        swept, queue_works = 0, True
+        ends_at = self._clock.monotonic() + self._limits.function_timeout.total_seconds() / 2
         for name in self._ledger.due(self._clock.now(), SWEEP_BATCH):
+            if self._clock.monotonic() >= ends_at:
+                break  # Those left are the oldest next time.
             held = self._ledger.get(name)
             now = self._clock.now()
             if held is None or held.charge.due_at is None or held.charge.due_at > now:
                 continue
-            again = dataclasses.replace(held.charge, epoch=held.charge.epoch + 1, due_at=now + SWEEP_AGAIN)
-            with contextlib.suppress(Conflict):  # Somebody is at it: the better for it.
-                swept = self._ledger.update(held, again)
-                made += self._make_task(swept.charge, None)
-        return made
+            if queue_works:
+                try:
+                    held = self._ledger.update(held, _swept(held.charge, now))
+                except Conflict:  # Somebody is at it: the better for it.
+                    continue
+                queue_works = self._make_task(held.charge, None)
+            if not queue_works and self._take_up(held, by_task=True).stripe_down:
+                break
+            swept += 1
+        return swept
 
     # --- One delivery -------------------------------------------------------------------------------------------------
 
@@ -464,14 +477,14 @@ class Charger:
 
     def _leased(self, charge: Charge, lease: Lease) -> Charge:
         due_at = None if charge.final else lease.until
-        return dataclasses.replace(charge, lease_owner=lease.owner, lease_until=lease.until, due_at=due_at)
+        return dataclasses.replace(charge, lease_owner=lease.owner, lease_until=lease.until, due_at=due_at, sweeps=0)
 
     def _settled(self, charge: Charge, wait: timedelta | None, lease: Lease) -> Charge:
         """Give the lease back, if it is ours, and say when the charge is due; another's lease keeps both."""
         if self._busy(charge) and charge.lease_owner != lease.owner:
             return dataclasses.replace(charge, due_at=None) if charge.final else charge
         due_at = policy.due_at(charge, self._clock.now(), wait)
-        return dataclasses.replace(charge, lease_owner="", lease_until=None, due_at=due_at)
+        return dataclasses.replace(charge, lease_owner="", lease_until=None, due_at=due_at, sweeps=0)
 
     def _with_epoch(self, charge: Charge, *, more: bool) -> Charge:
         return dataclasses.replace(charge, epoch=charge.epoch + 1) if more else charge
@@ -519,6 +532,13 @@ class Charger:
         )
         log.error("a PaymentIntent of ours is paid, and there is no charge", payment_intent=intent.id)
         return "recorded: no charge"
+
+
+def _swept(charge: Charge, now: datetime) -> Charge:
+    """Give it another epoch, and its task time: each time more, until a delivery has taken the charge up."""
+    growth = SWEEP_AGAIN_GROWS ** min(charge.sweeps, 10)  # Far beyond the most.
+    wait = min(SWEEP_AGAIN * growth, SWEEP_AGAIN_AT_MOST)
+    return dataclasses.replace(charge, epoch=charge.epoch + 1, due_at=now + wait, sweeps=charge.sweeps + 1)
 
 
 def _may_be_stale(observation: Observation) -> bool:
