@@ -52,7 +52,7 @@ TWIN_LOOK: Final = timedelta(milliseconds=100)  # When it first looks again; the
 STRIPE_DOWN_AFTER: Final = 3  # Calls in a row without an answer: no longer one charge's bad luck.
 SWEEP_AGAIN: Final = timedelta(minutes=5)  # When the sweep takes up a charge again if its task brought nothing; then
 SWEEP_AGAIN_GROWS: Final = 4  # each time so much later: a task that does not come most often waits in a slowed queue,
-SWEEP_AGAIN_AT_MOST: Final = timedelta(days=1)  # where one more of them only keeps others waiting.
+SWEEP_AGAIN_AT_MOST: Final = timedelta(hours=6)  # where one more of them only keeps others waiting.
 SWEEP_BATCH: Final = 100  # Charges a shard and run: a run stays far below the function's timeout.
 
 
@@ -77,6 +77,7 @@ class TaskBody(msgspec.Struct, frozen=True):
     """The body of the tasks that we make. Everything that matters is in the charge; this is for lost ones."""
 
     enqueued_at: float | None = None  # Unix seconds.
+    epoch: int | None = None  # The charge's, when the task was made.
 
     @classmethod
     def read(cls, raw: bytes) -> Self:
@@ -181,10 +182,18 @@ class Charger:
         run = Run(held=held, charge=held.charge, lease=lease)
         return self._guarded(run, lambda: self._work(run, self._send(run, held.charge.create)))
 
-    def deliver(self, charge_id: str, *, by_task: bool) -> Outcome | None:
-        """Take up a charge where it stands. None: there is no such charge. Raises LedgerUnavailable."""
+    def deliver(self, charge_id: str, *, by_task: bool, epoch: int | None = None) -> Outcome | None:
+        """Take up a charge where it stands. None: there is no such charge. Raises LedgerUnavailable.
+
+        A task of an older epoch ends at once: a newer one was made since, or else `due_at` covers it. So a charge has
+        one task that comes again and again, and not one for every time that it was swept.
+        """
         held = self._ledger.get(charge_id)
-        return None if held is None else self._take_up(held, by_task=by_task)
+        if held is None:
+            return None
+        if epoch is not None and epoch < held.charge.epoch:
+            return Outcome(charge=held.charge, existed=True)
+        return self._take_up(held, by_task=by_task)
 
     def read(self, charge_id: str) -> Charge | None:
         """Return the charge as recorded. Raises LedgerUnavailable."""
@@ -281,13 +290,18 @@ class Charger:
             if held is None or held.charge.due_at is None or held.charge.due_at > now:
                 continue
             if queue_works:
+                has_task = held.charge.swept_until is not None and now < held.charge.swept_until
                 try:
-                    held = self._ledger.update(held, _swept(held.charge, now))
+                    held = self._ledger.update(held, _swept(held.charge, now, has_task=has_task))
                 except Conflict:  # Somebody is at it: the better for it.
                     continue
+                if has_task:
+                    continue
                 queue_works = self._make_task(held.charge, None)
-            if not queue_works and self._take_up(held, by_task=True).stripe_down:
-                break
+            if not queue_works:  # It waits for no task, then.
+                held = dataclasses.replace(held, charge=dataclasses.replace(held.charge, swept_until=None))
+                if self._take_up(held, by_task=True).stripe_down:
+                    break
             swept += 1
         return swept
 
@@ -477,21 +491,22 @@ class Charger:
 
     def _leased(self, charge: Charge, lease: Lease) -> Charge:
         due_at = None if charge.final else lease.until
-        return dataclasses.replace(charge, lease_owner=lease.owner, lease_until=lease.until, due_at=due_at, sweeps=0)
+        return dataclasses.replace(charge, lease_owner=lease.owner, lease_until=lease.until, due_at=due_at)
 
     def _settled(self, charge: Charge, wait: timedelta | None, lease: Lease) -> Charge:
         """Give the lease back, if it is ours, and say when the charge is due; another's lease keeps both."""
         if self._busy(charge) and charge.lease_owner != lease.owner:
             return dataclasses.replace(charge, due_at=None) if charge.final else charge
         due_at = policy.due_at(charge, self._clock.now(), wait)
-        return dataclasses.replace(charge, lease_owner="", lease_until=None, due_at=due_at, sweeps=0)
+        charge = dataclasses.replace(charge, lease_owner="", lease_until=None, due_at=due_at)
+        return charge if wait is not None else dataclasses.replace(charge, sweeps=0, swept_until=None)
 
     def _with_epoch(self, charge: Charge, *, more: bool) -> Charge:
         return dataclasses.replace(charge, epoch=charge.epoch + 1) if more else charge
 
     def _make_task(self, charge: Charge, at: datetime | None) -> bool:
         """Ask the queue for a delivery. Whether that works never matters to the charge: `due_at` covers it."""
-        body = msgspec.json.encode(TaskBody(enqueued_at=self._clock.now().timestamp()))
+        body = msgspec.json.encode(TaskBody(enqueued_at=self._clock.now().timestamp(), epoch=charge.epoch))
         return self._tasks.create(
             Task(
                 name=task_name(charge.id, self._generation, charge.epoch),
@@ -534,11 +549,15 @@ class Charger:
         return "recorded: no charge"
 
 
-def _swept(charge: Charge, now: datetime) -> Charge:
-    """Give it another epoch, and its task time: each time more, until a delivery has taken the charge up."""
+def _swept(charge: Charge, now: datetime, *, has_task: bool) -> Charge:
+    """Give it another epoch, and its task time: each time more, until a delivery gets somewhere."""
+    if has_task:  # A delivery was no wiser, and that task comes again by itself.
+        return dataclasses.replace(charge, due_at=charge.swept_until)
     growth = SWEEP_AGAIN_GROWS ** min(charge.sweeps, 10)  # Far beyond the most.
-    wait = min(SWEEP_AGAIN * growth, SWEEP_AGAIN_AT_MOST)
-    return dataclasses.replace(charge, epoch=charge.epoch + 1, due_at=now + wait, sweeps=charge.sweeps + 1)
+    until = now + min(SWEEP_AGAIN * growth, SWEEP_AGAIN_AT_MOST)
+    return dataclasses.replace(
+        charge, epoch=charge.epoch + 1, due_at=until, sweeps=charge.sweeps + 1, swept_until=until
+    )
 
 
 def _may_be_stale(observation: Observation) -> bool:
