@@ -114,7 +114,8 @@ def _dead_letter(raw: bytes, request: flask.Request, found: Problem) -> Answer:
 
 def _deliver(request: flask.Request, name: str) -> Answer:
     parts = wiring.parts("charge")
-    outcome = parts.charger.deliver(name, by_task=by_task(request))
+    epoch = TaskBody.read(request.get_data()).epoch if by_task(request) else None
+    outcome = parts.charger.deliver(name, by_task=by_task(request), epoch=epoch)
     if outcome is None:
         return _unknown_id(request, name)
     if by_task(request):

@@ -242,6 +242,8 @@ class Charge:
     version: int = 1
     generation: int = 1  # Of the ledger, when the charge was inserted: part of its confirm keys.
     epoch: int = 0  # Counts the tasks made for it: part of their names.
+    sweeps: int = 0  # How often the sweep has made it a task since a delivery last got somewhere,
+    swept_until: datetime | None = None  # and until when it waits for what the last of them brings.
     lease_owner: str = ""
     lease_until: datetime | None = None
     payment_intent: str | None = None

@@ -54,9 +54,11 @@ SHORT_WAIT: Final = timedelta(seconds=2)  # Worth waiting for inside a delivery;
 TWIN_WAIT: Final = timedelta(seconds=10)  # How long a repeated request waits for the one in hand before it answers 409.
 TWIN_LOOK: Final = timedelta(milliseconds=100)  # When it first looks again; then after twice as long, each time.
 STRIPE_DOWN_AFTER: Final = 3  # Calls in a row without an answer: no longer one charge's bad luck.
-SWEEP_AGAIN: Final = timedelta(minutes=5)  # When the sweep takes up a charge again if its task brought nothing.
 CHARGE_ID: Final = re.compile(r"[0-9a-f]{40}")
 OUR_KEY: Final = re.compile(r"pio-([0-9a-f]{40})-")
+SWEEP_AGAIN: Final = timedelta(minutes=5)  # When the sweep takes up a charge again if its task brought nothing; then
+SWEEP_AGAIN_GROWS: Final = 4  # each time so much later: a task that does not come most often waits in a slowed queue,
+SWEEP_AGAIN_AT_MOST: Final = timedelta(hours=6)  # where one more of them only keeps others waiting.
 SWEEP_BATCH: Final = 100  # Charges a shard and run: a run stays far below the function's timeout.
 
 
@@ -84,6 +86,7 @@ class TaskBody(msgspec.Struct, frozen=True):
     """The body of the tasks that we make. Everything that matters is in the charge; this is for lost ones."""
 
     enqueued_at: float | None = None  # Unix seconds.
+    epoch: int | None = None  # The charge's, when the task was made.
 
     @classmethod
     def read(cls, raw: bytes) -> Self:
@@ -194,11 +197,19 @@ class Charger:
             return self._guarded(run, lambda: self._work(run, self._send(run, held.charge.create)))
         return self._guarded(run, lambda: self._work(run, Decision(charge=held.charge, then=Then.GO_ON)))
 
-    def deliver(self, charge_id: str, *, by_task: bool) -> Outcome | None:
-        """Take up a charge where it stands. None: there is no such charge. Raises LedgerUnavailable."""
+    def deliver(self, charge_id: str, *, by_task: bool, epoch: int | None = None) -> Outcome | None:
+        """Take up a charge where it stands. None: there is no such charge. Raises LedgerUnavailable.
+
+        A task of an older epoch ends at once: a newer one was made since, or else `due_at` covers it. So a charge has
+        one task that comes again and again, and not one for every time that it was swept.
+        """
         self._gate.check()
         held = self._ledger.get(charge_id)
-        return None if held is None else self._take_up(held, by_task=by_task)
+        if held is None:
+            return None
+        if epoch is not None and epoch < held.charge.epoch:
+            return Outcome(charge=held.charge, existed=True)
+        return self._take_up(held, by_task=by_task)
 
     def read(self, charge_id: str) -> Charge | None:
         """Return the charge as recorded. Raises LedgerUnavailable."""
@@ -284,19 +295,35 @@ class Charger:
         return f"recorded: {run.charge.status}"
 
     def sweep(self) -> int:
-        """Make a new task for every open charge that is overdue. Safe to overlap. Returns how many were made."""
+        """See to every open charge that is overdue: make it a new task, or deliver it here while the queue takes none.
+
+        Safe to overlap. Begins nothing in the second half of the function's time. Returns how many it has seen to.
+        """
         self._gate.check()
-        made = 0
+        swept, queue_works = 0, True
+        ends_at = self._clock.monotonic() + self._limits.function_timeout.total_seconds() / 2
         for name in self._ledger.due(self._clock.now(), SWEEP_BATCH):
+            if self._clock.monotonic() >= ends_at:
+                break  # Those left are the oldest next time.
             held = self._ledger.get(name)
             now = self._clock.now()
             if held is None or held.charge.due_at is None or held.charge.due_at > now:
                 continue
-            again = dataclasses.replace(held.charge, epoch=held.charge.epoch + 1, due_at=now + SWEEP_AGAIN)
-            with contextlib.suppress(Conflict):  # Somebody is at it: the better for it.
-                swept = self._ledger.update(held, again)
-                made += self._make_task(swept.charge, None)
-        return made
+            if queue_works:
+                has_task = held.charge.swept_until is not None and now < held.charge.swept_until
+                try:
+                    held = self._ledger.update(held, _swept(held.charge, now, has_task=has_task))
+                except Conflict:  # Somebody is at it: the better for it.
+                    continue
+                if has_task:
+                    continue
+                queue_works = self._make_task(held.charge, None)
+            if not queue_works:  # It waits for no task, then.
+                held = dataclasses.replace(held, charge=dataclasses.replace(held.charge, swept_until=None))
+                if self._take_up(held, by_task=True).stripe_down:
+                    break
+            swept += 1
+        return swept
 
     # --- What an audit finds ------------------------------------------------------------------------------------------
 
@@ -554,14 +581,15 @@ class Charger:
         if self._busy(charge) and charge.lease_owner != lease.owner:
             return dataclasses.replace(charge, due_at=None) if charge.done else charge
         due_at = policy.due_at(charge, self._clock.now(), wait)
-        return dataclasses.replace(charge, lease_owner="", lease_until=None, due_at=due_at)
+        charge = dataclasses.replace(charge, lease_owner="", lease_until=None, due_at=due_at)
+        return charge if wait is not None else dataclasses.replace(charge, sweeps=0, swept_until=None)
 
     def _with_epoch(self, charge: Charge, *, more: bool) -> Charge:
         return dataclasses.replace(charge, epoch=charge.epoch + 1) if more else charge
 
     def _make_task(self, charge: Charge, at: datetime | None) -> bool:
         """Ask the queue for a delivery. Whether that works never matters to the charge: `due_at` covers it."""
-        body = msgspec.json.encode(TaskBody(enqueued_at=self._clock.now().timestamp()))
+        body = msgspec.json.encode(TaskBody(enqueued_at=self._clock.now().timestamp(), epoch=charge.epoch))
         return self._tasks.create(
             Task(
                 name=task_name(charge.id, self._generation, charge.epoch),
@@ -588,6 +616,17 @@ class Charger:
         if intent.seen is not Seen.SUCCEEDED or not CHARGE_ID.fullmatch(intent.charge_id or ""):
             return "not ours"
         return f"recovered: {self.recover(intent.id, event.account).status}"
+
+
+def _swept(charge: Charge, now: datetime, *, has_task: bool) -> Charge:
+    """Give it another epoch, and its task time: each time more, until a delivery gets somewhere."""
+    if has_task:  # A delivery was no wiser, and that task comes again by itself.
+        return dataclasses.replace(charge, due_at=charge.swept_until)
+    growth = SWEEP_AGAIN_GROWS ** min(charge.sweeps, 10)  # Far beyond the most.
+    until = now + min(SWEEP_AGAIN * growth, SWEEP_AGAIN_AT_MOST)
+    return dataclasses.replace(
+        charge, epoch=charge.epoch + 1, due_at=until, sweeps=charge.sweeps + 1, swept_until=until
+    )
 
 
 def _may_be_stale(observation: Observation) -> bool:

@@ -414,7 +414,9 @@ def restored(charge: Charge, *, generation: int, lost_since: datetime, now: date
     Keys of the lost time may still act, so none of them is sent again, nothing is confirmed before they are past the
     horizon, and no decline is told before they are past their life. What is not there yet is looked for first.
     """
-    charge = dataclasses.replace(charge, generation=generation, lease_owner="", lease_until=None)
+    charge = dataclasses.replace(
+        charge, generation=generation, lease_owner="", lease_until=None, sweeps=0, swept_until=None
+    )
     if charge.final:
         return charge
     charge = dataclasses.replace(charge, restored_at=now, lost_since=lost_since, due_at=now)
