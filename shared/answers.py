@@ -107,11 +107,7 @@ def _refused(http_status: int, error: Failure | None) -> Seen:
         return codes.DRIFTED.seen
     if http_status == 402:  # A failed payment, whatever `type` it calls itself.
         return codes.row(dataclasses.replace(error, type="card_error")).seen
-    if row is not None:
-        return codes.row(error).seen
-    if http_status == 404 and error.param is not None:
-        return codes.missing(error.param).seen
-    return REFUSED[http_status]
+    return REFUSED[http_status] if row is None else codes.row(error).seen
 
 
 def failure(error_body: Mapping[str, object]) -> Failure:

@@ -384,7 +384,7 @@ assert all(row.seen in DECLINED for row in ROWS.values() if row.advice is Advice
 def row(failure: Failure) -> Row:
     """Return the row of a failure: of the most exact of its codes, as the issuer's advice changes it."""
     if failure.code == "resource_missing" and failure.param is not None:
-        return missing(failure.param)
+        return MISSING.get(failure.param, OUR_REQUEST)
     if hidden(failure):
         return HIDE
     rows = _rows(failure)
@@ -400,11 +400,6 @@ def row(failure: Failure) -> Row:
             return dataclasses.replace(found, advice=Advice.RETRY_LATER)
         case _:  # It says nothing of the cause: the code decides.
             return found
-
-
-def missing(param: str) -> Row:
-    """Return the row of what is not there, by the parameter that names it."""
-    return MISSING.get(param, OUR_REQUEST)
 
 
 def advice(failure: Failure) -> Advice:
