@@ -291,7 +291,7 @@ def test_an_error_means_advises_and_tells_what_its_code_says(code: str, expected
     assert listed(found)
 
 
-@pytest.mark.parametrize("code", OTHERS)
+@pytest.mark.parametrize("code", sorted(OTHERS))
 def test_a_code_of_another_product_falls_to_what_its_http_status_says(code: str) -> None:
     """With 400 it is the operator's, with 402 the customer's."""
     assert seen(400, code=code) is Seen.INVALID
