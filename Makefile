@@ -13,7 +13,7 @@ CHECKOV := .cache/checkov/.installed-$(CHECKOV_VERSION)
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help demo local test check audit setup lock clean
+.PHONY: help demo local test check audit words setup lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,13 @@ check: $(PACKAGES)  ## Lint, check the format and the types
 
 audit: $(CHECKOV)  ## Hold the deployment against checkov's rules (the first time: a minute and 300 MB)
 	.cache/checkov/bin/checkov --directory infra/terraform --framework terraform --compact --quiet
+
+words: $(PACKAGES)  ## Bring the translations up to date with the sentences in the code and in the templates
+	@mkdir -p .local
+	.venv/bin/pybabel --quiet extract --mapping-file shared/locale/babel.cfg --omit-header --add-location file \
+		--sort-by-file --output-file .local/words.pot functions shared
+	.venv/bin/pybabel --quiet update --input-file .local/words.pot --output-file shared/locale/de.po --locale de \
+		--omit-header --ignore-obsolete --no-fuzzy-matching --width 120
 
 setup: $(PACKAGES) $(STRIPE_CLI)  ## Install what the rest needs (they all do it by themselves)
 

@@ -300,7 +300,7 @@ class Charger:
         Safe to overlap. Begins nothing in the second half of the function's time. Returns how many it has seen to.
         """
         self._gate.check()
-        swept, queue_works = 0, True
+        swept, queue_works, oldest = 0, True, timedelta()
         ends_at = self._clock.monotonic() + self._limits.function_timeout.total_seconds() / 2
         for name in self._ledger.due(self._clock.now(), SWEEP_BATCH):
             if self._clock.monotonic() >= ends_at:
@@ -309,6 +309,8 @@ class Charger:
             now = self._clock.now()
             if held is None or held.charge.due_at is None or held.charge.due_at > now:
                 continue
+            if policy.needs_us(held.charge):
+                oldest = max(oldest, now - held.charge.created_at)
             if queue_works:
                 has_task = held.charge.swept_until is not None and now < held.charge.swept_until
                 try:
@@ -323,6 +325,7 @@ class Charger:
                 if self._take_up(held, by_task=True).stripe_down:
                     break
             swept += 1
+        log.info("swept", charges=swept, oldest_seconds=round(oldest.total_seconds()))
         return swept
 
     # --- What an audit finds ------------------------------------------------------------------------------------------
@@ -344,7 +347,10 @@ class Charger:
             now=self._clock.now(),
         )
         held = self._ledger.insert(self._settled(found, None, self._new_lease()))
-        log.error("a PaymentIntent of ours is paid, and there was no charge", alert="discrepancy", charge=found.id)
+        if held is not None:
+            log.error(
+                "a discrepancy was recorded", charge=found.id, kind="paid_without_charge", payment_intent=payment_intent
+            )
         return found if held is None else held.charge
 
     def examine(self, charge_id: str, payment_intent: str, *, with_charges: bool = True) -> Charge:
@@ -497,6 +503,7 @@ class Charger:
             seen=str(getattr(observation, "seen", "")),
             status=run.charge.status,
             then=decision.then,
+            age_seconds=round((self._clock.now() - run.charge.created_at).total_seconds()),
         )
         return decision
 
@@ -539,8 +546,7 @@ class Charger:
         for found in charge.discrepancies:
             if (found.kind, found.payment_intent, found.detail) not in known:
                 log.error(
-                    "discrepancy",
-                    alert="discrepancy",
+                    "a discrepancy was recorded",
                     charge=charge.id,
                     kind=found.kind,
                     payment_intent=found.payment_intent,

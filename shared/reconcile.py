@@ -403,7 +403,12 @@ class Reconciler:
         name = f"{finding.payment_intent}-{finding.kind}"
         written = {**msgspec.to_builtins(finding), "at": self._clock.now()}
         if self._ledger.record_once("Discrepancy", name, written):
-            log.error("discrepancy", alert="discrepancy", kind=finding.kind, payment_intent=finding.payment_intent)
+            log.error(
+                "a discrepancy was recorded",
+                kind=finding.kind,
+                payment_intent=finding.payment_intent,
+                charge=finding.charge,
+            )
         return _with(report, finding)
 
     # --- Where we are ------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ locals {
       description = "Sweeps that ended well."
     }
     discrepancies = {
-      lines       = ["a discrepancy was recorded", "a PaymentIntent of ours is paid, and there is no charge"]
+      lines       = ["a discrepancy was recorded"]
       description = "What Stripe says and the ledger does not explain, or the other way round."
     }
     dead_letters = {
