@@ -72,7 +72,7 @@ class Smtp:
     def send(self, message: EmailMessage) -> None:
         """Send a message to its one recipient. Raises MailError unless it was accepted."""
         try:
-            server = self._connected(_domain_of(message))
+            server = self._connected(domain_of(message))
         except (smtplib.SMTPException, OSError) as error:
             raise ServerDown(_reason(error)) from error
         try:
@@ -112,7 +112,7 @@ class Smtp:
 
 
 def addressed(message: EmailMessage, *, sender: str, recipient: str) -> None:
-    """Write From and To. Raises ValueError for a recipient that is not one mail address."""
+    """Write From and To. Raises NeverAccepted for a recipient that is not one mail address."""
     name, address = parseaddr(sender)
     message["From"] = Address(display_name=name, addr_spec=address)
     message["To"] = _recipient(recipient)
@@ -127,11 +127,11 @@ def _recipient(text: str) -> Address:
             raise ValueError
         return Address(username=user, domain=ascii_domain)
     except ValueError:
-        raise ValueError("this is no mail address") from None  # Never the text, in no traceback either.
+        raise NeverAccepted("this is no mail address") from None  # Never the text, in no traceback either.
 
 
-def _domain_of(message: EmailMessage) -> str:
-    """Return the domain that we write from. It is our name in the greeting: to look the machine's own up may hang."""
+def domain_of(message: EmailMessage) -> str:
+    """Return the domain that a message is from. It names us to the server, too: to look our own name up may hang."""
     return parseaddr(str(message["From"]))[1].rpartition("@")[2]
 
 

@@ -102,7 +102,7 @@ def test_an_unusual_address_is_one_recipient(server: MailServer, recipient: str,
 )
 def test_what_is_no_address_is_not_written_to(recipient: str) -> None:
     """Stripe keeps whatever somebody typed; and the complaint does not repeat it."""
-    with pytest.raises(ValueError, match=r"^this is no mail address$"):
+    with pytest.raises(NeverAccepted, match=r"^this is no mail address$"):
         addressed(EmailMessage(), sender="pay@rides.example", recipient=recipient)
 
 
