@@ -13,10 +13,9 @@ from typing import Final
 
 import jinja2
 
-from shared import policy
+from shared import codes, policy
 from shared.answers import told
 from shared.charge import Act, Audience, CancelReason, Charge, Discrepancy, Failure, Topic
-from shared.codes import sentence
 from shared.words import day, money, translations
 
 TEMPLATES: Final = Path(__file__).parent / "templates" / "mail"
@@ -113,7 +112,7 @@ def _declined(matter: Matter) -> Letter:
     return _to_customer(
         matter,
         subject=_("Your payment of %(amount)s did not go through"),
-        paragraphs=(_why(matter), _("No money was taken. You can choose what happens next.")),
+        paragraphs=(_why(matter), _nothing_taken(matter), _("You can choose what happens next.")),
         closing=_("Nothing more is tried by itself. If nobody chooses, this ends unpaid on %(day)s.")
         % {"day": day(charge.expires_at, matter.reader.locale)},
         button=_("Choose what to do"),
@@ -128,8 +127,8 @@ def _retrying(matter: Matter) -> Letter:
         subject=_("Your payment of %(amount)s did not go through yet"),
         paragraphs=(
             _why(matter),
-            _("No money was taken. It will be tried again on %(day)s: if that is fine, you need not do anything.")
-            % {"day": again},
+            _nothing_taken(matter),
+            _("It will be tried again on %(day)s: if that is fine, you need not do anything.") % {"day": again},
         ),
         closing="",
         button=_("Choose something else"),
@@ -164,12 +163,15 @@ def _paid(matter: Matter) -> Letter:
 
 def _canceled(matter: Matter) -> Letter:
     _ = matter.gettext
-    expired = matter.charge.cancel_reason is CancelReason.EXPIRED
+    reasons = {
+        CancelReason.EXPIRED: _("It was not paid in time."),
+        CancelReason.REQUESTED: _("It was cancelled on request."),
+    }
     return _to_customer(
         matter,
         subject=_("Your payment of %(amount)s was cancelled"),
         paragraphs=(
-            _("It was not paid in time.") if expired else _("It was cancelled on request."),
+            reasons.get(matter.charge.cancel_reason or CancelReason.BY_STRIPE, ""),
             _("No money was taken, and none will be."),
         ),
         closing="",
@@ -184,7 +186,7 @@ def _asks_for_card(matter: Matter) -> Letter:
         subject=_("We need a card for your payment of %(amount)s"),
         paragraphs=(
             _("The card that was on file for you is not there any more, so it cannot be charged."),
-            _("Nothing is wrong with your bank account, and no money was taken."),
+            _nothing_taken(matter),
         ),
         closing=_("If nobody chooses, this ends unpaid on %(day)s.")
         % {"day": day(matter.charge.expires_at, matter.reader.locale)},
@@ -220,19 +222,27 @@ def _to_customer(
 
 def _why(matter: Matter) -> str:
     failure = matter.charge.last_error
-    return "" if failure is None else sentence(failure, matter.gettext)
+    return "" if failure is None else matter.gettext(codes.sentence(told(failure)))
+
+
+def _nothing_taken(matter: Matter) -> str:
+    """Say so, unless something that was sent earlier may yet take it."""
+    return "" if policy.money_may_move(matter.charge) else matter.gettext("No money was taken.")
 
 
 def _ways(matter: Matter) -> list[str]:
-    """Name the ways out that are open (S5)."""
+    """Name the ways out that are open (S5); the same card is no way out where it would be refused again."""
     _, charge = matter.gettext, matter.charge
+    open_now = policy.options(charge)
+    if charge.last_error is not None and codes.advice(told(charge.last_error)) is codes.Advice.NEW_CARD:
+        open_now -= {Act.RETRY}
     ways = {
         Act.RETRY: _("Try the same card again, now or later."),
         Act.PAYMENT_METHOD: _("Use another card."),
         Act.OUT_OF_BAND: _("Pay in another way, such as cash or a bank transfer."),
         Act.CANCEL: _("Cancel it."),
     }
-    return [words for act, words in ways.items() if act in policy.options(charge)]
+    return [words for act, words in ways.items() if act in open_now]
 
 
 # --- To the owner of a connected account ------------------------------------------------------------------------------
@@ -252,9 +262,8 @@ def _missing(matter: Matter) -> Letter:
     return Letter(
         subject=_("A payment of %(amount)s waits: something is missing in your Stripe account")
         % {"amount": _amount(matter)},
-        paragraphs=(
-            what,
-            _("The payment cannot be made as it was asked for. No money was taken."),
+        paragraphs=tuple(
+            filter(None, (what, _("The payment cannot be made as it was asked for."), _nothing_taken(matter)))
         ),
         facts=_facts(matter),
         sections=(
@@ -283,8 +292,9 @@ def _missing(matter: Matter) -> Letter:
                 ),
             ),
         ),
-        footer=_("You get this as the owner of the Stripe account %(account)s.")
-        % {"account": charge.terms.account or _("of this platform")},
+        footer=_("You get this as the owner of the Stripe account %(account)s.") % {"account": charge.terms.account}
+        if matter.reader.audience is Audience.ACCOUNT_OWNER
+        else _to_operator(matter),
     )
 
 

@@ -133,7 +133,7 @@ class Notifier:
         return Reader(
             audience=Audience.CUSTOMER,
             email=email,
-            locale=negotiate(contact.locales if isinstance(contact, Contact) else ()),
+            locale=negotiate(",".join(contact.locales) if isinstance(contact, Contact) else None),
             business=seller.name if isinstance(seller, Contact) else None,
         )
 
