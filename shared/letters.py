@@ -15,7 +15,7 @@ import jinja2
 
 from shared import codes, policy
 from shared.answers import told
-from shared.charge import Act, Audience, CancelReason, Charge, Discrepancy, Failure, Topic
+from shared.charge import Act, Audience, CancelReason, Charge, Discrepancy, Failure, Status, Topic
 from shared.words import day, money, translations
 
 TEMPLATES: Final = Path(__file__).parent / "templates" / "mail"
@@ -231,10 +231,11 @@ def _nothing_taken(matter: Matter) -> str:
 
 
 def _ways(matter: Matter) -> list[str]:
-    """Name the ways out that are open (S5); the same card is no way out where it would be refused again."""
+    """Name the ways out that are open (S5); the same card is none where it waits, or would be refused again."""
     _, charge = matter.gettext, matter.charge
     open_now = policy.options(charge)
-    if charge.last_error is not None and codes.advice(told(charge.last_error)) is codes.Advice.NEW_CARD:
+    refused_again = charge.last_error is not None and codes.advice(told(charge.last_error)) is codes.Advice.NEW_CARD
+    if refused_again or charge.status is Status.ACTION_REQUIRED:
         open_now -= {Act.RETRY}
     ways = {
         Act.RETRY: _("Try the same card again, now or later."),

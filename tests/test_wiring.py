@@ -133,7 +133,7 @@ def test_importing_a_function_reads_no_environment_and_opens_no_connection(funct
     program = f"""
 import os, socket, sys
 # What these do at their own import is theirs.
-import functions_framework, flask, stripe, google.cloud, babel.dates, babel.messages.pofile, jinja2
+import functions_framework, flask, stripe, google.cloud, babel.dates, babel.messages.pofile, babel.numbers, jinja2
 class Refuses(dict):
     def __getitem__(self, name): raise AssertionError("read " + name)
     def get(self, name, default=None): raise AssertionError("read " + name)

@@ -39,8 +39,10 @@ DEFAULT_PORT: Final = 1025
 DEFAULT_WEB_PORT: Final = 8025
 ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 MOST_BODY_BYTES: Final = 64 * 1024  # Of what is posted to the controls.
-NO_SCRIPTS: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox allow-popups"
-"""What a mail may do when it is looked at: less than in any mail program."""
+NO_SCRIPTS: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox allow-popups allow-popups-to-escape-sandbox"
+)
+"""What a mail may do when it is looked at: less than in any mail program. Its links open beside it."""
 
 
 class Fault(StrEnum):
@@ -312,7 +314,7 @@ class _Pages(BaseHTTPRequestHandler):
             if wanted[2] == "eml":
                 self._send(200, "message/rfc822", kept.raw)
             else:
-                self._send(200, "text/html; charset=utf-8", kept.html.encode(), policy=NO_SCRIPTS)
+                self._send(200, "text/html; charset=utf-8", _with_links_outside(kept.html).encode(), policy=NO_SCRIPTS)
         else:
             self._json(404, {"error": "there is nothing here"})
 
@@ -358,6 +360,10 @@ class _Pages(BaseHTTPRequestHandler):
         """Say nothing: it is no news that somebody looked."""
 
 
+def _with_links_outside(html: str) -> str:
+    return html.replace("<head>", '<head><base target="_blank">', 1)
+
+
 def _read(path: Path) -> Kept:
     raw = path.read_bytes()
     message = email.message_from_bytes(raw, policy=email.policy.default)
@@ -376,8 +382,7 @@ PAGE: Final = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_block
 body { max-width: 48rem; margin: 2rem auto; padding: 0 1rem; }
 details { border: 1px solid #8886; border-radius: 8px; margin: 0 0 1rem; }
 summary { padding: .75rem 1rem; cursor: pointer; }
-summary b { display: block; }
-summary span { opacity: .75; font-size: .875rem; }
+summary span { display: block; opacity: .75; font-size: .875rem; }
 iframe { width: 100%; height: 44rem; border: 0; border-top: 1px solid #8886; background: #fff; }
 p.raw { margin: 0; padding: .5rem 1rem; font-size: .875rem; }
 </style>
@@ -386,7 +391,7 @@ p.raw { margin: 0; padding: .5rem 1rem; font-size: .875rem; }
 <details{{ " open" if loop.first }}>
 <summary><b>{{ mail.message["Subject"] }}</b>
 <span>to {{ mail.message["To"] }}, {{ mail.received_at.strftime("%Y-%m-%d %H:%M:%S UTC") }}</span></summary>
-<iframe sandbox="allow-popups" loading="lazy" src="/{{ mail.name }}.html"
+<iframe sandbox="allow-popups allow-popups-to-escape-sandbox" loading="lazy" src="/{{ mail.name }}.html"
  title="{{ mail.message["Subject"] }}"></iframe>
 <p class="raw"><a href="/{{ mail.name }}.eml">As it came</a></p>
 </details>

@@ -94,6 +94,14 @@ def test_a_card_that_would_be_refused_again_is_not_offered_again() -> None:
     assert "Use another card" in text
 
 
+def test_a_card_that_waits_to_be_confirmed_is_not_offered_as_another_try() -> None:
+    """To confirm it is the way."""
+    text = text_of(preview.sample(Topic.ACTION_REQUIRED), Topic.ACTION_REQUIRED)
+    assert "Please confirm your payment of €19.99" in text
+    assert "Try the same card again" not in text
+    assert "Use another card" in text
+
+
 def test_only_ways_that_are_open_are_offered() -> None:
     """While a closing is carried out there is nothing to choose."""
     charge = preview.sample(Topic.DECLINED)
