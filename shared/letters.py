@@ -358,15 +358,21 @@ def _explained(matter: Matter, found: Discrepancy) -> str:
     """Say what a discrepancy means, and what to do about it."""
     _ = matter.gettext
     meanings: Mapping[str, str] = {
-        "paid_twice": _("The customer has paid twice: refund one of the two."),
+        "paid_twice": _("The customer has paid twice: see to it that one of the two is refunded."),
         "paid_elsewhere": _(
             "It was paid by another PaymentIntent than ours, which closed the charge. Find out who made it."
         ),
         "paid_after_canceled": _("It was paid although it was cancelled: refund it, or deliver what was paid for."),
-        "paid_after_paid_out_of_band": _("It was paid at Stripe although it had been paid in another way: refund one."),
+        "paid_after_paid_out_of_band": _(
+            "It was paid at Stripe although it had been paid in another way: see to it that one is refunded."
+        ),
         "amount_differs": _(
             "Stripe took another amount than was asked for. Find out why before anything is delivered."
         ),
+        "refund_failed": _("Money that was taken beside this charge could not be refunded: refund it by hand."),
+        "not_paid_at_stripe": _("The ledger calls it paid, and Stripe does not: deliver nothing before that is clear."),
+        "refunded_at_stripe": _("It was refunded at Stripe, which the charge now shows. Nothing is left to do."),
+        "paid_without_charge": _("It was paid and the ledger had forgotten it. The charge was recovered."),
         "orphan_not_canceled": _("A PaymentIntent that is not needed could not be cancelled: cancel it by hand."),
         "unexplained_payment_intent": _(
             "Somebody has made a PaymentIntent for the same customer and amount. If it is for the same sale, cancel "

@@ -46,6 +46,7 @@ class Office:
     refuses_outcomes: bool = False
     while_asking: Callable[[], object] = _nothing  # What happens elsewhere while Stripe is asked,
     while_telling: Callable[[], object] = _nothing  # and while the message is on its way.
+    businesses: dict[str | None, str] = field(default_factory=dict)  # What customers know accounts as.
     operator_email: str = OPERATOR
     mail: Mail | None = None
     outcomes: Outcomes | None = None
@@ -172,7 +173,10 @@ class _Contacts:
 
     def contact_of_account(self, account: str | None) -> Contact | LookFailed:
         """Ask about an account."""
-        return self._gateway.contact_of_account(account)
+        found = self._gateway.contact_of_account(account)
+        if isinstance(found, Contact):
+            return dataclasses.replace(found, name=self._office.businesses.get(account))
+        return found
 
 
 class _Mailbox:

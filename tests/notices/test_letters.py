@@ -150,10 +150,14 @@ def test_the_owner_reads_what_is_missing_how_that_came_about_and_what_not_to_do_
 @pytest.mark.parametrize(
     ("kind", "advice"),
     [
-        ("paid_twice", "refund one"),
+        ("paid_twice", "one of the two is refunded"),
         ("paid_elsewhere", "Find out who made it"),
         ("paid_after_canceled", "refund it"),
-        ("paid_after_paid_out_of_band", "refund one"),
+        ("paid_after_paid_out_of_band", "one is refunded"),
+        ("refund_failed", "refund it by hand"),
+        ("not_paid_at_stripe", "deliver nothing"),
+        ("refunded_at_stripe", "Nothing is left to do"),
+        ("paid_without_charge", "was recovered"),
         ("amount_differs", "Find out why"),
         ("orphan_not_canceled", "cancel it by hand"),
         ("unexplained_payment_intent", "take it up again"),

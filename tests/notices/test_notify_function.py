@@ -443,6 +443,26 @@ def test_what_was_given_up_before_it_was_asked_for_has_nobody_to_write_to(office
     assert office.answer().body["result"] == "dropped"
 
 
+@pytest.mark.parametrize(
+    ("terms", "name"),
+    [
+        ({}, "The Platform"),
+        ({"account": "acct_shop"}, "Corner Shop"),
+        ({"on_behalf_of": "acct_shop"}, "Corner Shop"),
+        ({"account": "acct_nameless"}, None),
+    ],
+    ids=["the platform", "a connected account", "on its behalf", "nameless"],
+)
+def test_a_customer_reads_to_whom_they_owe(office: Office, terms: Mapping[str, str], name: str | None) -> None:
+    """By the name on their card's statement, where Stripe says it."""
+    office.businesses = {None: "The Platform", "acct_shop": "Corner Shop"}
+    account = terms.get("account")
+    office.record(DECLINED, customer=office.customer(account=account), terms=terms)
+    office.answer()
+    assert (f"To: {name}" in office.text()) == (name is not None)
+    assert ("To: " in office.text()) == (name is not None)
+
+
 # --- What they read ---------------------------------------------------------------------------------------------------
 
 
