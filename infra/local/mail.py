@@ -32,7 +32,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import jinja2
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
 LOOPBACK: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 1025
@@ -93,17 +93,31 @@ class Kept:
         return "" if part is None else str(part.get_content()).replace("\r\n", "\n")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Secured:
+    """How a connection is secured. `tls`: by STARTTLS, or from its beginning. `login`: a user and a password."""
+
+    tls: ssl.SSLContext | None = None
+    tls_at_once: bool = False
+    login: tuple[str, str] | None = None
+
+    def authenticate(self, _server: SMTP, _session: Session, _envelope: Envelope, _how: str, data: Any) -> AuthResult:
+        """Check a user and a password."""
+        good = self.login is not None and (data.login.decode(), data.password.decode()) == self.login
+        return AuthResult(success=good, handled=False)  # So that the library says 535.
+
+
 class MailServer:
     """The server, by `with`. Raises OSError if a port is taken.
 
-    port, web_port: 0 takes free ones; `web_port` None: no web page. tls: offer STARTTLS with this.
+    port, web_port: 0 takes free ones; `web_port` None: no web page. secured: how clients prove who they are, and we.
     """
 
     def __init__(
-        self, *, folder: Path, port: int = 0, web_port: int | None = None, tls: ssl.SSLContext | None = None
+        self, *, folder: Path, port: int = 0, web_port: int | None = None, secured: "Secured | None" = None
     ) -> None:
         self.folder = folder
-        self._tls = tls
+        self._secured = secured or Secured()
         self._port = port
         self._web_port = web_port
         self._lock = threading.Lock()
@@ -188,7 +202,7 @@ class MailServer:
         await asyncio.to_thread(self._well.wait)
 
     def _listen(self) -> None:
-        self._smtp = _Listener(self, self._port, self._tls)
+        self._smtp = _Listener(self, self._port, self._secured)
         self._port = self._smtp.port  # The same one when it comes back.
 
     def _silence(self) -> None:
@@ -200,16 +214,23 @@ class MailServer:
 class _Listener:
     """Takes mail on a port, on a thread of its own. aiosmtpd's Controller does that, but not on a free port."""
 
-    def __init__(self, office: MailServer, port: int, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, office: MailServer, port: int, secured: Secured) -> None:
         self._loop = asyncio.new_event_loop()
-        try:
-            self._server = self._loop.run_until_complete(
-                self._loop.create_server(
-                    lambda: SMTP(_Handler(office), enable_SMTPUTF8=True, tls_context=tls, loop=self._loop),
-                    LOOPBACK,
-                    port,
-                )
+        at_once = secured.tls if secured.tls_at_once else None
+
+        def session() -> SMTP:
+            return SMTP(
+                _Handler(office),
+                enable_SMTPUTF8=True,
+                tls_context=None if secured.tls_at_once else secured.tls,
+                authenticator=secured.authenticate,
+                auth_required=secured.login is not None,
+                auth_require_tls=not secured.tls_at_once,  # Which the library does not count.
+                loop=self._loop,
             )
+
+        try:
+            self._server = self._loop.run_until_complete(self._loop.create_server(session, LOOPBACK, port, ssl=at_once))
         except OSError:
             self._loop.close()
             raise

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from infra.local.mail import Fault, MailServer
+from infra.local.mail import Fault, MailServer, Secured
 from shared.mail import MailError, NeverAccepted, NotNow, ServerDown, Smtp, addressed
 
 PATIENCE_SECONDS: Final = 10.0
@@ -239,7 +239,7 @@ def test_a_mail_goes_out_encrypted_to_a_server_that_shows_its_name(
     """By STARTTLS."""
     shown = certificate(tmp_path, ELSEWHERE)
     monkeypatch.setenv("SSL_CERT_FILE", str(shown))
-    with MailServer(folder=tmp_path / "mails", tls=tls_for(shown)) as server:
+    with MailServer(folder=tmp_path / "mails", secured=Secured(tls=tls_for(shown))) as server:
         smtp(server, ELSEWHERE).send(letter())
 
         assert len(server.kept()) == 1
@@ -254,8 +254,30 @@ def test_a_server_that_is_not_who_it_should_be_gets_nothing(
     shown = certificate(tmp_path, "mail.evil.example" if trusted else ELSEWHERE)
     if trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(shown))
-    with MailServer(folder=tmp_path / "mails", tls=tls_for(shown)) as server:
+    with MailServer(folder=tmp_path / "mails", secured=Secured(tls=tls_for(shown))) as server:
         with pytest.raises(ServerDown, match="SSLCertVerificationError"):
             smtp(server, ELSEWHERE).send(letter())
 
         assert server.kept() == []
+
+
+@pytest.mark.filterwarnings("ignore:Requiring AUTH:UserWarning")  # It does not see TLS from the beginning.
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(("scheme", "at_once"), [("smtp", False), ("smtps", True)])
+@pytest.mark.parametrize(("user", "accepted"), [("us%40er:p%3Aass", True), ("us%40er:wrong", False), ("", False)])
+def test_whoever_signs_in_is_let_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, user: str, *, at_once: bool, accepted: bool
+) -> None:
+    """Over TLS from the beginning, as over STARTTLS; a wrong password is the operator's to mend, and drops nobody."""
+    shown = certificate(tmp_path, ELSEWHERE)
+    monkeypatch.setenv("SSL_CERT_FILE", str(shown))
+    secured = Secured(tls=tls_for(shown), tls_at_once=at_once, login=("us@er", "p:ass"))
+    with MailServer(folder=tmp_path / "mails", secured=secured) as server:
+        mail = Smtp(f"{scheme}://{user}@{ELSEWHERE}:{server.port}" if user else f"{scheme}://{ELSEWHERE}:{server.port}")
+        if accepted:
+            mail.send(letter())
+        else:
+            with pytest.raises(ServerDown, match=r"SMTPAuthenticationError 535|SMTPSenderRefused 530"):
+                mail.send(letter())
+
+        assert len(server.kept()) == accepted
