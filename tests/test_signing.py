@@ -27,6 +27,12 @@ def test_without_secrets_one_is_derived_from_the_api_key() -> None:
     assert b"sk_test_a" not in derived
 
 
+def test_the_derived_secret_is_the_same_in_every_release() -> None:
+    """Or else links that are out would die with an upgrade."""
+    (derived,) = secrets_of(Settings(stripe_api_key="sk_test_a"))
+    assert derived.hex() == "0d82164722a1222eb01ff6e6151485cad5a91bdaed7c224671b5e7f431c24e50"
+
+
 def test_a_receiver_is_given_the_secret_in_the_form_that_libraries_take() -> None:
     """Read back, it is the same."""
     (derived,) = secrets_of(Settings(stripe_api_key="sk_test_a"))

@@ -530,14 +530,14 @@ def test_no_letter_says_that_nothing_was_taken_while_an_earlier_try_may_yet_take
 
 
 def test_what_others_wrote_is_shown_as_text(office: Office) -> None:
-    """A description is no place for markup, nor for a second header."""
-    office.record(DECLINED, terms={"description": "<b>Ride</b>\nSubject: & more"})
+    """A description is no place for markup, for a second header, or for letters that turn the others around."""
+    office.record(DECLINED, terms={"description": "<b>Ri\u202ede</b>\nSubject:\0 & more"})
     office.answer()
 
     (mail,) = office.mails
     assert "<b>" not in part(mail, "html")
-    assert "&lt;b&gt;Ride&lt;/b&gt; Subject: &amp; more" in part(mail, "html")
-    assert "<b>Ride</b> Subject: & more" in part(mail, "plain")
+    assert "&lt;b&gt;Ri de&lt;/b&gt; Subject: &amp; more" in part(mail, "html")
+    assert "<b>Ri de</b> Subject: & more" in part(mail, "plain")
 
 
 def test_without_a_page_nobody_is_sent_to_one(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
