@@ -10,7 +10,7 @@ import json
 import math
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
@@ -46,6 +46,15 @@ class Kind(StrEnum):
     CHARGES = "charges"
     REFUNDS = "refunds"
     EVENTS = "events"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contact:
+    """How to write to a customer, or to the owner of an account, as far as Stripe knows. Of one deleted: nothing."""
+
+    email: str | None = field(default=None, repr=False)
+    name: str | None = None  # What a customer knows the account as.
+    locales: tuple[str, ...] = ()  # The customer's languages, the best first.
 
 
 @dataclass(frozen=True)
@@ -252,6 +261,18 @@ class Gateway:
         asked = {"created": created, **more}
         return self._pages(listing, asked, _options(account, STRIPE_API_VERSION), RECONCILED_PAGES)
 
+    def contact_of_customer(self, customer: str, account: str | None) -> Contact | LookFailed:
+        """Read how to write to a customer."""
+        options = _options(account, STRIPE_API_VERSION)
+        return _contact(self._call(partial(self._v1.customers.retrieve, customer, options=options)))
+
+    def contact_of_account(self, account: str | None) -> Contact | LookFailed:
+        """Read how to write to the owner of a connected account; None: of our own."""
+        options = _options(None, STRIPE_API_VERSION)
+        if account is None:
+            return _contact(self._call(partial(self._v1.accounts.retrieve_current, options=options)))
+        return _contact(self._call(partial(self._v1.accounts.retrieve, account, options=options)))
+
     def _pages(
         self,
         listing: Callable[[Any, Any], object],
@@ -305,6 +326,29 @@ def _page(heard: Heard | None) -> _Page | None:
     if not all(isinstance(row, Mapping) and isinstance(row.get("id"), str) for row in rows):
         return None
     return _Page(tuple(rows), has_more)
+
+
+def _contact(heard: Heard | None) -> Contact | LookFailed:
+    """Read a customer or an account. One that is gone, or that is no longer ours to see, has no address."""
+    if heard is not None and heard.status == 200 and isinstance(heard.body, Mapping):
+        body = heard.body
+        name = _text_at(body, "business_profile", "name") or _text_at(body, "settings", "dashboard", "display_name")
+        locales = body.get("preferred_locales")
+        return Contact(
+            email=_text_at(body, "email"),
+            name=name,
+            locales=tuple(each for each in locales if isinstance(each, str)) if isinstance(locales, list) else (),
+        )
+    failed = _look_failed(heard)
+    gone = heard is not None and (heard.status == 404 or failed.seen is Seen.MISSING_OBJECT)
+    return Contact() if gone else failed
+
+
+def _text_at(body: object, *path: str) -> str | None:
+    """Return the text at this path of nested objects; None if there is none, or an empty one."""
+    for name in path:
+        body = body.get(name) if isinstance(body, Mapping) else None
+    return body if isinstance(body, str) and body else None
 
 
 def _look_failed(heard: Heard | None) -> LookFailed:

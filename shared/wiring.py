@@ -3,8 +3,8 @@
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 from shared.clock import Clock, SystemClock
 from shared.deliver import Charger
@@ -16,6 +16,9 @@ from shared.reconcile import Reconciler
 from shared.settings import Settings
 from shared.store import DatastoreStore
 from shared.tasks import CloudTasks
+
+if TYPE_CHECKING:
+    from shared.notices import Notifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,7 @@ class Parts:
     charger: Charger
     limits: Limits
     reconciler: Reconciler
+    notifier: "Notifier | None" = None  # The notify function's alone.
 
 
 _lock: Final = threading.Lock()
@@ -41,7 +45,8 @@ def parts(function: str) -> Parts:
     """Return what this function is built of. Raises SettingsError naming every variable that is missing or wrong."""
     with _lock:  # Two first requests at once build one deployment.
         if "parts" not in _built:
-            _built["parts"] = build(Settings.from_environment(os.environ, function=function))
+            built = build(Settings.from_environment(os.environ, function=function))
+            _built["parts"] = replace(built, notifier=_notifier(built)) if function == "notify" else built
         return _built["parts"]
 
 
@@ -101,6 +106,29 @@ def build(settings: Settings) -> Parts:
         charger=charger,
         limits=limits,
         reconciler=Reconciler(charger=charger, ledger=ledger, gate=gate, gateway=gateway, clock=clock),
+    )
+
+
+def _notifier(parts: Parts) -> "Notifier":
+    """Connect what tells people. Imported here: nobody else needs mail, templates and languages to start."""
+    from shared.mail import Smtp  # noqa: PLC0415
+    from shared.notices import Notifier, Sender  # noqa: PLC0415
+    from shared.outcomes import SignedPost  # noqa: PLC0415
+    from shared.signing import secrets_of  # noqa: PLC0415
+
+    settings = parts.settings
+    return Notifier(
+        ledger=parts.ledger,
+        contacts=parts.gateway,
+        clock=parts.clock,
+        mail=Smtp(settings.smtp_url) if settings.smtp_url else None,
+        outcomes=SignedPost(settings.outcome_url, secrets_of(settings)) if settings.outcome_url else None,
+        sender=Sender(
+            mail_from=settings.mail_from,
+            operator_email=settings.operator_email,
+            charge_url=settings.charge_url,
+            customer_url=lambda _charge_id, _now: None,  # There is no customer's page yet.
+        ),
     )
 
 

@@ -174,3 +174,27 @@ def test_no_secret_is_ever_shown() -> None:
         )
 
     assert "do_not_show" not in shown + str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://shop.example/outcomes", "http://127.0.0.1.example/", "ftp://shop.example"])
+def test_outcomes_are_not_told_in_the_clear(url: str) -> None:
+    """Anybody on the way could read them."""
+    with pytest.raises(SettingsError, match="OUTCOME_URL"):
+        Settings.from_environment({"OUTCOME_URL": url})
+
+
+@pytest.mark.parametrize(
+    "url", ["https://shop.example/outcomes", "http://127.0.0.1:8000", "http://localhost/x", "http://[::1]:8000/x"]
+)
+def test_outcomes_are_told_encrypted_or_on_this_machine(url: str) -> None:
+    """Where nobody is in between."""
+    assert Settings.from_environment({"OUTCOME_URL": url}).outcome_url == url
+
+
+def test_mail_needs_a_sender() -> None:
+    """Found at the start, not with the first notice; who sends no mail needs none."""
+    needed = {name: ENVIRONMENT[name] for name in NEEDS["notify"]}
+    with pytest.raises(SettingsError, match="MAIL_FROM"):
+        Settings.from_environment({**needed, "SMTP_URL": "smtp://mail.example"}, function="notify")
+    Settings.from_environment({**needed, "SMTP_URL": "smtp://m.example", "MAIL_FROM": "a@b.example"}, function="notify")
+    Settings.from_environment(needed, function="notify")

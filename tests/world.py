@@ -107,6 +107,7 @@ FAULTS: Final[Mapping[str, tuple[Fault, ...]]] = {
     "store": STORE_FAULTS,
     "stripe": STRIPE_FAULTS,
     "tasks": TASK_FAULTS,
+    "mail": TASK_FAULTS,  # And whatever else tells somebody something.
 }
 
 
