@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from shared.checkout import Checkout
 from shared.clock import Clock, SystemClock
 from shared.deliver import Charger
 from shared.gateway import Gateway
@@ -25,6 +26,7 @@ class Parts:
     ledger: Ledger
     livemode: bool
     charger: Charger
+    checkout: Checkout
 
 
 _lock: Final = threading.Lock()
@@ -77,7 +79,14 @@ def build(settings: Settings) -> Parts:
         generation=settings.ledger_generation,
         beside=_in_thread,
     )
-    return Parts(settings=settings, clock=clock, ledger=ledger, livemode=gateway.livemode, charger=charger)
+    return Parts(
+        settings=settings,
+        clock=clock,
+        ledger=ledger,
+        livemode=gateway.livemode,
+        charger=charger,
+        checkout=Checkout(gateway, settings.stripe_api_base),
+    )
 
 
 def _in_thread(work: Callable[[], object]) -> None:

@@ -47,6 +47,7 @@ def _account(call: Call, name: str, kind: str) -> Object:
     return {
         "id": name,
         "object": "account",
+        "business_profile": {"name": "Test business"},
         "charges_enabled": True,
         "country": "US",
         "created": int(call.now),
@@ -55,5 +56,6 @@ def _account(call: Call, name: str, kind: str) -> Object:
         "email": None,
         "metadata": {},
         "payouts_enabled": True,
+        "settings": {"dashboard": {"display_name": "Test business"}},
         "type": kind,
     }
