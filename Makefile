@@ -11,7 +11,7 @@ STRIPE_CLI := .cache/stripe-cli/.installed-$(STRIPE_CLI_VERSION)
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help demo local test check setup lock clean
+.PHONY: help demo local test check words setup lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,13 @@ check: $(PACKAGES)  ## Lint, check the format and the types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+
+words: $(PACKAGES)  ## Bring the translations up to date with the sentences in the code and in the templates
+	@mkdir -p .local
+	.venv/bin/pybabel --quiet extract --mapping-file shared/locale/babel.cfg --omit-header --add-location file \
+		--sort-by-file --output-file .local/words.pot functions shared
+	.venv/bin/pybabel --quiet update --input-file .local/words.pot --output-file shared/locale/de.po --locale de \
+		--omit-header --ignore-obsolete --no-fuzzy-matching --width 120
 
 setup: $(PACKAGES) $(STRIPE_CLI)  ## Install what the rest needs (they all do it by themselves)
 
