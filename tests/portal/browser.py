@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Page, sync_playwright
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
 from infra.local.stripe import pages as stripes_pages
@@ -51,10 +51,15 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
+class _Quiet(WSGIRequestHandler):
+    def log_request(self, *_said: object) -> None:
+        """Say nothing of requests."""
+
+
 @contextmanager
 def served(world: Portal) -> Iterator[str]:
     """Serve a world's page, and Stripe's pages beside it, on a free port of the loopback interface."""
-    server = make_server("127.0.0.1", 0, _site(world))
+    server = make_server("127.0.0.1", 0, _site(world), request_handler=_Quiet)
     url = f"http://127.0.0.1:{server.server_port}"
     world.portal_url = url
     world.engine.settings = dataclasses.replace(world.engine.settings, public_url=url)
