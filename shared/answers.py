@@ -3,14 +3,12 @@
 Pure: the standard library and the words of `charge`. Every answer of Stripe is read here and nowhere else, as tables:
 
     200 with a PaymentIntent   its status                                               STATUS
-    an error object            what its code says, whatever the HTTP status             ANYWHERE
-                               else with 401, 403, 409, 429: nothing ran                NOTHING_RAN
-                               else with 400, 402, 404: the row that is nearest         TYPE, ADVICE, DECLINE, CODE,
-                               or what the status says by itself                        MISSING, REFUSED
+    an error object            with 401, 403, 409, 429: nothing ran, whatever its code  NOTHING_RAN, but ANYWHERE
+                               with 400, 402, 404: the row of its code (`codes`)
+                               or what the status says by itself                        REFUSED
     everything else            SERVER_ERROR: unlisted is unknown, and unknown is never failed
 
 Only a 200 says that a customer has paid, and only one with a PaymentIntent whose status is `succeeded`.
-Source of the codes: docs.stripe.com/error-codes, /declines/codes and the enums of stripe-python 16.
 """
 
 import dataclasses
@@ -18,6 +16,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
+from shared import codes
 from shared.charge import Answered, Failure, Happened, PaymentIntent, Seen
 
 Value = TypeVar("Value", str, int, bool)
@@ -52,112 +51,15 @@ REFUSED: Final[Mapping[int, Seen]] = {
     404: Seen.MISSING_PAYMENT_INTENT,   # It is what our paths name.
 }
 
-# `code`s that mean the same with every status of the two tables above.
-ANYWHERE: Final[Mapping[str, Seen]] = {
-    "api_key_expired":                    Seen.UNAUTHORIZED,      # These six: the operator mends the deployment,
-    "platform_api_key_expired":           Seen.UNAUTHORIZED,      # and the request is still good.
-    "livemode_mismatch":                  Seen.UNAUTHORIZED,
-    "secret_key_required":                Seen.UNAUTHORIZED,
-    "testmode_charges_only":              Seen.UNAUTHORIZED,
-    "tls_version_unsupported":            Seen.UNAUTHORIZED,
-    "account_invalid":                    Seen.MISSING_OBJECT,    # The connected account, gone or disconnected.
-    "idempotency_key_in_use":             Seen.KEY_IN_USE,
-    "token_in_use":                       Seen.KEY_IN_USE,
-    "rate_limit":                         Seen.LIMITED,
-    "lock_timeout":                       Seen.LIMITED,           # Another request had the object; ours did not run.
-    "payment_intent_rate_limit_exceeded": Seen.LIMITED,
-    "payment_intent_unexpected_state":    Seen.UNEXPECTED_STATE,  # Often it has already succeeded.
-    "intent_invalid_state":               Seen.UNEXPECTED_STATE,
-}
-
-# `type`s that decide. The other three only repeat what the HTTP status says.
-TYPE: Final[Mapping[str, Seen]] = {
-    "idempotency_error": Seen.PARAMETERS_DRIFTED,   # It has no code. The first request under the key may have charged.
-}
-
-# The `param` of a `resource_missing`, and of any 404. Another one: our request is wrong (INVALID).
-MISSING: Final[Mapping[str, Seen]] = {
-    "customer":                   Seen.MISSING_OBJECT,
-    "payment_method":             Seen.MISSING_OBJECT,
-    "on_behalf_of":               Seen.MISSING_OBJECT,            # The connected account.
-    "transfer_data[destination]": Seen.MISSING_OBJECT,
-    "intent":                     Seen.MISSING_PAYMENT_INTENT,
-    "payment_intent":             Seen.MISSING_PAYMENT_INTENT,
-}
-
-# A 402 is read by `advice_code`, then `decline_code`, then `code`; but a duplicate is looked up whatever is advised.
-
-ADVICE: Final[Mapping[str, Seen]] = {
-    "do_not_try_again":  Seen.DECLINED,
-    "confirm_card_data": Seen.DECLINED,
-    # `try_again_later` allows another try and says nothing of the cause: the decline code decides.
-}
-
-# `decline_code`s. With every other one the customer decides what happens: DECLINED.
-DECLINE: Final[Mapping[str, Seen]] = {
-    "authentication_required":               Seen.AUTHENTICATION_REQUIRED,
-    "authentication_not_handled":            Seen.AUTHENTICATION_REQUIRED,
-    "mobile_device_authentication_required": Seen.AUTHENTICATION_REQUIRED,
-    "offline_pin_required":                  Seen.AUTHENTICATION_REQUIRED,
-    "online_or_offline_pin_required":        Seen.AUTHENTICATION_REQUIRED,
-    "duplicate_transaction":                 Seen.DUPLICATE_TRANSACTION,   # The bank has just seen such a payment.
-    "issuer_not_available":                  Seen.TRANSIENT_DECLINE,       # These three: the card was not judged.
-    "processing_error":                      Seen.TRANSIENT_DECLINE,
-    "reenter_transaction":                   Seen.TRANSIENT_DECLINE,
-}
-
-# `code`s of a payment that failed: the customer's matter, not the operator's, even where Stripe says it with a 400.
-CODE: Final[Mapping[str, Seen]] = {
-    "authentication_required":                        Seen.AUTHENTICATION_REQUIRED,
-    "authentication_failure":                         Seen.AUTHENTICATION_REQUIRED,
-    "payment_intent_action_required":                 Seen.AUTHENTICATION_REQUIRED,
-    "payment_intent_authentication_failure":          Seen.AUTHENTICATION_REQUIRED,
-    "payment_intent_mandate_invalid":                 Seen.AUTHENTICATION_REQUIRED,  # A mandate is given on session.
-    "india_recurring_payment_mandate_canceled":       Seen.AUTHENTICATION_REQUIRED,  # Likewise.
-    "three_d_secure_authentication_not_supported":    Seen.AUTHENTICATION_REQUIRED,
-    "processing_error":                               Seen.TRANSIENT_DECLINE,
-    "payment_method_not_available":                   Seen.TRANSIENT_DECLINE,        # Its processor is down.
-    "three_d_secure_authentication_upstream_error":   Seen.TRANSIENT_DECLINE,
-    "card_declined":                                  Seen.DECLINED,
-    "card_decline_rate_limit_exceeded":               Seen.DECLINED,                 # Not again for a day.
-    "expired_card":                                   Seen.DECLINED,                 # Another card, or other data.
-    "expired_payment_method":                         Seen.DECLINED,
-    "incorrect_address":                              Seen.DECLINED,
-    "incorrect_cvc":                                  Seen.DECLINED,
-    "incorrect_number":                               Seen.DECLINED,
-    "incorrect_postal_code":                          Seen.DECLINED,
-    "incorrect_zip":                                  Seen.DECLINED,
-    "invalid_cvc":                                    Seen.DECLINED,
-    "invalid_expiry_month":                           Seen.DECLINED,
-    "invalid_expiry_year":                            Seen.DECLINED,
-    "invalid_number":                                 Seen.DECLINED,
-    "payment_method_billing_details_address_missing": Seen.DECLINED,
-    "payment_method_restricted":                      Seen.DECLINED,
-    "payment_method_customer_decline":                Seen.DECLINED,                 # Wallets and local methods.
-    "payment_method_provider_decline":                Seen.DECLINED,
-    "payment_method_provider_timeout":                Seen.DECLINED,                 # Documented as failed.
-    "payment_intent_payment_attempt_expired":         Seen.DECLINED,
-    "payment_intent_payment_attempt_failed":          Seen.DECLINED,
-    "account_closed":                                 Seen.DECLINED,                 # Bank debits.
-    "bank_account_declined":                          Seen.DECLINED,
-    "bank_account_restricted":                        Seen.DECLINED,
-    "bank_account_unusable":                          Seen.DECLINED,
-    "debit_not_authorized":                           Seen.DECLINED,
-    "insufficient_funds":                             Seen.DECLINED,
-    "no_account":                                     Seen.DECLINED,
-    "payment_method_bank_account_blocked":            Seen.DECLINED,
-    "refer_to_customer":                              Seen.DECLINED,
-}
 # fmt: on
 
-DECLINES: Final = frozenset({Seen.DECLINED, Seen.AUTHENTICATION_REQUIRED, Seen.TRANSIENT_DECLINE})
+# What the row of a `code` may say in spite of a status of NOTHING_RAN: that nothing ran, and why; or what is there.
+ANYWHERE: Final = frozenset(
+    {Seen.UNAUTHORIZED, Seen.MISSING_OBJECT, Seen.KEY_IN_USE, Seen.LIMITED, Seen.UNEXPECTED_STATE}
+)
 LEFT_BY_A_DECLINE: Final = frozenset({Seen.UNCONFIRMED, Seen.ACTION_REQUIRED})  # What a declined PaymentIntent may be.
 
-assert not ANYWHERE.keys() & CODE.keys(), "a code has one meaning"
 assert not NOTHING_RAN.keys() & REFUSED.keys(), "a status has one meaning"
-
-HIDDEN: Final = frozenset({"fraudulent", "lost_card", "merchant_blacklist", "pickup_card", "stolen_card"})
-"""Reasons that whoever holds the card must not learn. Source: docs.stripe.com/declines/codes."""
 
 GENERIC_MESSAGE: Final = "Your card was declined."  # Stripe's own words for a `generic_decline`.
 
@@ -176,7 +78,11 @@ def read(http_status: int, body: object, *, request_id: str | None, replayed: bo
         seen = intent.seen if intent else Seen.SERVER_ERROR
     else:
         seen = _refused(http_status, error)
-        if seen in DECLINES and intent is not None and intent.seen not in LEFT_BY_A_DECLINE:
+        if (
+            (http_status == 402 or seen in codes.DECLINED)
+            and intent is not None
+            and intent.seen not in LEFT_BY_A_DECLINE
+        ):
             seen = Seen.SERVER_ERROR  # It contradicts itself. Nobody is told "declined" of what may be paid.
     return Answered(
         idempotency_key=idempotency_key,
@@ -192,28 +98,20 @@ def _refused(http_status: int, error: Failure | None) -> Seen:
     """Say what any answer but a 200 amounts to."""
     if error is None or http_status not in NOTHING_RAN.keys() | REFUSED.keys():
         return NOTHING_RAN.get(http_status, Seen.SERVER_ERROR)
-    code = error.code or ""
-    if code in ANYWHERE:
-        return ANYWHERE[code]
+    row = codes.ERRORS.get(error.code or "")
+    if row is not None and row.seen in ANYWHERE:
+        return row.seen
     if http_status in NOTHING_RAN:
         return NOTHING_RAN[http_status]
-    if error.type is not None and error.type in TYPE:
-        return TYPE[error.type]
-    if http_status == 402:
-        return _declined(error)
-    if code in CODE:
-        return CODE[code]
-    if error.param is not None and (code == "resource_missing" or http_status == 404):
-        return MISSING.get(error.param, Seen.INVALID)
+    if error.type == "idempotency_error":  # It has no code.
+        return codes.DRIFTED.seen
+    if http_status == 402:  # A failed payment, whatever `type` it calls itself.
+        return codes.row(dataclasses.replace(error, type="card_error")).seen
+    if row is not None:
+        return codes.row(error).seen
+    if http_status == 404 and error.param is not None:
+        return codes.missing(error.param).seen
     return REFUSED[http_status]
-
-
-def _declined(error: Failure) -> Seen:
-    """Say what a 402 amounts to: the most exact of its codes decides, but a doubt about money before all of them."""
-    declined = DECLINE.get(error.decline_code or "")
-    if declined is Seen.DUPLICATE_TRANSACTION:
-        return declined
-    return ADVICE.get(error.advice_code or "") or declined or CODE.get(error.code or "") or REFUSED[402]
 
 
 def failure(error_body: Mapping[str, object]) -> Failure:
@@ -222,19 +120,14 @@ def failure(error_body: Mapping[str, object]) -> Failure:
     Stripe's message is kept for developers and operators, except where it may name a reason that must stay hidden.
     """
     read = Failure(**{field.name: _text(error_body.get(field.name)) for field in dataclasses.fields(Failure)})
-    return dataclasses.replace(read, message=None) if _hidden(read) else read
+    return dataclasses.replace(read, message=None) if codes.hidden(read) else read
 
 
 def told(failure: Failure) -> Failure:
     """Return a failure as callers and customers may see it. The ledger keeps the true one."""
-    if not _hidden(failure):
+    if not codes.hidden(failure):
         return failure
-    code = "card_declined" if failure.code in HIDDEN else failure.code
-    return dataclasses.replace(failure, code=code, decline_code="generic_decline", message=GENERIC_MESSAGE)
-
-
-def _hidden(failure: Failure) -> bool:
-    return not HIDDEN.isdisjoint({failure.code, failure.decline_code})
+    return Failure(type=failure.type, code="card_declined", decline_code="generic_decline", message=GENERIC_MESSAGE)
 
 
 def read_payment_intent(body: Mapping[str, object]) -> PaymentIntent:

@@ -61,17 +61,6 @@ FACES: Final[Mapping[Status, str]] = {
 }
 # fmt: on
 
-WRONG_CARD: Final = frozenset(  # S4: what is wrong is the card, so that another one is needed.
-    {
-        "expired_card",
-        "expired_payment_method",
-        "incorrect_number",
-        "invalid_expiry_month",
-        "invalid_expiry_year",
-        "invalid_number",
-    }
-)
-
 
 @dataclass(frozen=True)
 class Page:
@@ -109,8 +98,8 @@ def face(charge: Charge) -> str:
         shown = FACES[charge.status]
     if charge.pays_elsewhere_since is not None and Act.RETRY in policy.options(charge):
         return "elsewhere"
-    wrong_card = charge.last_error is not None and told(charge.last_error).code in WRONG_CARD
-    return "another_card" if shown == "declined" and wrong_card else shown
+    refused = charge.last_error is not None and codes.advice(told(charge.last_error)) is codes.Advice.NEW_CARD
+    return "another_card" if shown == "declined" and refused else shown
 
 
 def choices(charge: Charge) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ class _Quiet(WSGIRequestHandler):
 @contextmanager
 def served(world: Portal) -> Iterator[str]:
     """Serve a world's page, and Stripe's pages beside it, on a free port of the loopback interface."""
-    server = make_server("127.0.0.1", 0, _site(world), request_handler=_Quiet)
+    server = make_server("127.0.0.1", 0, _site(world), threaded=True, request_handler=_Quiet)
     url = f"http://127.0.0.1:{server.server_port}"
     world.portal_url = url
     world.engine.settings = dataclasses.replace(world.engine.settings, public_url=url)

@@ -26,7 +26,7 @@ ALL_FOUR: Final = ["pay", "card", "cash", "cancel"]
 EXPECTED: Final = {
     # state              the heading                                what can be chosen, the advice first
     "declined":          ("The payment did not go through",          ALL_FOUR),
-    "hidden_reason":     ("The payment did not go through",          ALL_FOUR),
+    "hidden_reason":     ("Another card is needed",                  ["card", "cash", "cancel"]),
     "another_card":      ("Another card is needed",                  ["card", "cash", "cancel"]),
     "authenticate":      ("Your bank asks whether it is you",        ALL_FOUR),
     "asked_of_the_bank": ("Your bank asks whether it is you",        ALL_FOUR),
@@ -92,14 +92,15 @@ def test_nothing_is_called_failed_and_nothing_can_be_paid_while_money_may_move(s
 def test_the_reason_is_told_in_words_that_a_person_understands() -> None:
     """And never as a code."""
     page = in_state("declined").look()
-    assert "enough" in page.text or "insufficient" in page.text
+    assert "There was not enough money on the account." in page.text
     assert "_" not in page.text
 
 
 def test_a_reason_that_must_stay_hidden_is_told_like_any_other() -> None:
     """Whoever holds a lost card must not learn that it is known to be lost."""
     texts = set()
-    for card in ("pm_card_chargeDeclinedLostCard", "pm_card_radarBlock", "pm_card_chargeDeclined"):
+    alike = "pm_card_decline_generic_decline__do_not_try_again"
+    for card in ("pm_card_chargeDeclinedLostCard", "pm_card_radarBlock", alike):
         world = Portal()
         declined(world, card)
         page = world.look()
