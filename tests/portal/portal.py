@@ -99,7 +99,7 @@ class Portal(World):
 
     def look(self, suffix: str = "", **headers: str) -> Seen:
         """Open the customer's page."""
-        seen = self.at("GET", self.url() + suffix, **headers)
+        seen = self.at("GET", self.url() + suffix, None, **headers)
         if seen is None:
             raise PageLost
         return seen

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.portal.browser import DESKTOP, PHONE, Theme, opened, served
