@@ -13,6 +13,7 @@ from infra.local.stripe.faults import Fault
 from shared.answers import CardGiven, read_card_given
 from shared.charge import Status
 from shared.checkout import Checkout, Refused
+from shared.deliver import Outcome
 from tests.portal.portal import Portal, declined
 from tests.test_webhook_function import deliver
 
@@ -308,6 +309,31 @@ def test_whichever_hears_of_the_card_first_makes_the_one_attempt(world: Portal, 
     world.settle()
     assert attempts(world) == 2
     assert world.check() == []
+
+
+def test_two_that_hear_of_the_card_at_the_same_moment_make_one_attempt(
+    world: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have read the charge before either has written it; the later one finds the card taken, and declined."""
+    back, before = world.give_card(POOR), world.charge()
+    world.deliver_webhooks()
+    monkeypatch.setattr(world.parts.charger, "read", lambda _name: before)
+    answer = world.at("GET", back)
+    assert answer is not None
+    assert answer.location == world.url()
+    assert attempts(world) == 2
+
+
+def test_a_charge_that_is_written_all_the_time_is_in_hand(world: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No loop goes on for ever."""
+    back = world.give_card()
+    charger = world.parts.charger
+    monkeypatch.setattr(charger, "act", lambda *_what, **_how: Outcome(charge=world.charge(), refusal="version"))
+    answer = world.at("GET", back)
+    assert answer is not None
+    assert answer.status == 409
+    assert world.pressed("cancel").status == 409
+    assert attempts(world) == 1
 
 
 def test_a_customer_who_never_comes_back_has_paid_all_the_same(world: Portal) -> None:
