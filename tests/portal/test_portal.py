@@ -12,12 +12,14 @@ from typing import Any, Final
 import pytest
 
 from infra.local.stripe.faults import Fault
-from shared import links, pages
-from shared.charge import CancelReason, Status
+from shared import charge as charges
+from shared import links, pages, policy
+from shared.charge import CancelReason, Party, Status
 from shared.checkout import Checkout
 from shared.ledger import LedgerUnavailable
 from tests.portal.portal import Portal, Seen, declined
 from tests.portal.states import CONFIRM, PAGES, STATES
+from tests.script import answered
 from tests.world import KEY
 
 ASKS: Final = "pm_card_authenticationRequired"
@@ -88,6 +90,15 @@ def test_nothing_is_called_failed_and_nothing_can_be_paid_while_money_may_move(s
     assert not re.search(r"fail|declin|not go through|was not charged|nothing was charged", page.text, re.IGNORECASE)
     assert not {"pay", "card", "cash"} & set(page.choices)
     assert "Look again" in page.text
+
+
+def test_an_account_that_is_gone_while_the_card_may_be_charged_is_not_told_as_nothing_charged() -> None:
+    """The confirm is out, and the look finds no account any more."""
+    script = answered(charges.Seen.SERVER_ERROR)
+    script.look_failed(charges.Seen.MISSING_OBJECT)
+    assert policy.waiting_on(script.charge) is Party.ACCOUNT_OWNER
+    assert pages.face(script.charge) == "blocked"
+    assert pages.choices(script.charge) == ("cancel",)
 
 
 def test_the_reason_is_told_in_words_that_a_person_understands() -> None:
