@@ -120,8 +120,7 @@ class Checkout:
 
         Read now and never stored: such a page is good for a short while only.
         """
-        if charge.payment_intent is None:
-            return None
+        assert charge.payment_intent is not None, "only a PaymentIntent makes a bank ask"
         options = request_options(charge.terms.account, charge.create.api_version)
         retrieve: Call = partial(
             self._gateway.client.v1.payment_intents.retrieve, charge.payment_intent, options=options

@@ -119,7 +119,8 @@ def test_importing_a_function_reads_no_environment_and_opens_no_connection(funct
     """In a process of its own, with an empty environment, and sockets that refuse to be opened."""
     program = f"""
 import os, socket, sys
-import functions_framework, flask, stripe, google.cloud, babel.dates  # What they do at their own import is theirs.
+import functions_framework, flask, stripe, google.cloud  # What they do at their own import is theirs.
+import babel.dates, babel.numbers, babel.messages.pofile
 class Refuses(dict):
     def __getitem__(self, name): raise AssertionError("read " + name)
     def get(self, name, default=None): raise AssertionError("read " + name)
