@@ -20,7 +20,7 @@ from shared import log
 from shared.answers import CHARGE_ID_KEY
 from shared.charge import Act, Charge, Chosen
 from shared.deliver import Charger, Outcome
-from shared.gateway import STRIPE_API_VERSION, Call, Gateway, Heard, request_options
+from shared.gateway import STRIPE_API_VERSION, Gateway, Heard
 
 REPLACES_KEY: Final = "pio_replaces"  # In a session's metadata: the payment method that the charge had when it began.
 SESSION_PARAMETER: Final = "session"
@@ -84,9 +84,12 @@ class Checkout:
         # For ten minutes it is one session, however often it is asked for; a 500 that is saved blocks it no longer.
         digest = hashlib.sha256(f"{now:%Y-%m-%dT%H:%M}"[:-1].encode() + json.dumps(parameters).encode()).hexdigest()
         key = f"card-{charge.id}-{digest[:32]}"
-        options = request_options(charge.terms.account, charge.create.api_version, idempotency_key=key)
-        create: Call = partial(self._gateway.client.v1.checkout.sessions.create, parameters, options)  # type: ignore[arg-type]
-        heard = self._gateway.call(create)
+        heard = self._gateway.ask(
+            partial(self._gateway.v1.checkout.sessions.create, parameters),  # type: ignore[arg-type]
+            charge.terms.account,
+            charge.create.api_version,
+            idempotency_key=key,
+        )
         session = _object(heard, "checkout.session")
         replayed = heard is not None and heard.headers.get("idempotent-replayed") == "true"
         return Opened(session=session["id"], url=self._checked(session.get("url")), replayed=replayed)
@@ -96,12 +99,10 @@ class Checkout:
 
         None: none was, or the session is not for this charge. Raises Unreachable.
         """
-        options = request_options(charge.terms.account, charge.create.api_version)
-        retrieve: Call = partial(
-            self._gateway.client.v1.checkout.sessions.retrieve, session_id, {"expand": ["setup_intent"]}, options
-        )
+        retrieve = partial(self._gateway.v1.checkout.sessions.retrieve, session_id, {"expand": ["setup_intent"]})
+        heard = self._gateway.ask(retrieve, charge.terms.account, charge.create.api_version)
         with contextlib.suppress(Refused):
-            session = _object(self._gateway.call(retrieve), "checkout.session")
+            session = _object(heard, "checkout.session")
             metadata, intent = _map(session.get("metadata")), _map(session.get("setup_intent"))
             agrees = (
                 session["id"] == session_id
@@ -121,11 +122,8 @@ class Checkout:
         Read now and never stored: such a page is good for a short while only.
         """
         assert charge.payment_intent is not None, "only a PaymentIntent makes a bank ask"
-        options = request_options(charge.terms.account, charge.create.api_version)
-        retrieve: Call = partial(
-            self._gateway.client.v1.payment_intents.retrieve, charge.payment_intent, options=options
-        )
-        intent = _object(self._gateway.call(retrieve), "payment_intent")
+        retrieve = partial(self._gateway.v1.payment_intents.retrieve, charge.payment_intent)
+        intent = _object(self._gateway.ask(retrieve, charge.terms.account, charge.create.api_version), "payment_intent")
         if intent["id"] != charge.payment_intent or intent.get("status") != "requires_action":
             return None
         redirect = _map(_map(intent.get("next_action")).get("redirect_to_url"))
@@ -138,10 +136,9 @@ class Checkout:
             name, until = self._names.get(account, (None, now))
         if now < until:
             return name
-        options = request_options(account, STRIPE_API_VERSION)
+        heard = self._gateway.ask(self._gateway.v1.accounts.retrieve_current, account, STRIPE_API_VERSION)
         try:
-            retrieve: Call = partial(self._gateway.client.v1.accounts.retrieve_current, options=options)
-            found = _object(self._gateway.call(retrieve), "account")
+            found = _object(heard, "account")
         except (Unreachable, Refused):
             found = {}
         names = (

@@ -119,7 +119,7 @@ class Gateway:
             max_network_retries=0,
             http_client=self._wire,
         )
-        self.client: Final = client  # For what is asked of Stripe besides (`checkout`), by way of `call`.
+        self.v1: Final = client.v1  # For what is asked of Stripe besides the charge itself, by way of `ask`.
         self._payment_intents = client.v1.payment_intents
         self._charges = client.v1.charges
 
@@ -129,7 +129,7 @@ class Gateway:
         Raises ValueError, before anything is sent, for one that cannot be sent. Raises nothing once it may be on its
         way: what is not known then is NO_REPLY or SERVER_ERROR.
         """
-        heard = self.call(self._operation(request, account))
+        heard = self._call(self._operation(request, account))
         if heard is None:
             return Answered(idempotency_key=request.idempotency_key, seen=Seen.NO_REPLY)
         answered = heard.read(request.idempotency_key)
@@ -143,7 +143,7 @@ class Gateway:
         if not request.idempotency_key:
             raise ValueError("a Request without an idempotency key: the SDK would make one up")
         parameters = json.loads(request.parameters)  # In the order in which they were written down.
-        options = request_options(account, request.api_version, idempotency_key=request.idempotency_key)
+        options = _options(account, request.api_version, idempotency_key=request.idempotency_key)
         service, intent = self._payment_intents, request.payment_intent
         match request.operation, intent:
             case "create", None:
@@ -158,8 +158,8 @@ class Gateway:
         self, payment_intent: str, account: str | None, api_version: str, *, with_charges: bool = False
     ) -> Fetched | LookFailed:
         """Read a PaymentIntent; `with_charges`: and whether a charge of it has succeeded or may yet."""
-        options = request_options(account, api_version)
-        heard = self.call(partial(self._payment_intents.retrieve, payment_intent, options=options))
+        options = _options(account, api_version)
+        heard = self._call(partial(self._payment_intents.retrieve, payment_intent, options=options))
         intent = heard.read("").payment_intent if heard is not None and heard.status == 200 else None
         if intent is None or intent.id != payment_intent:
             return _look_failed(heard)
@@ -178,7 +178,7 @@ class Gateway:
         A customer that is gone has no list any more: the account's is read instead.
         """
         created = {"gte": math.floor(since.timestamp()), "lte": math.ceil(until.timestamp())}
-        options = request_options(account, api_version)
+        options = _options(account, api_version)
         found = self._pages(self._payment_intents.list, {"customer": customer, "created": created}, options)
         if isinstance(found, LookFailed) and found.error is not None and found.error.code == "resource_missing":
             found = self._pages(self._payment_intents.list, {"created": created}, options)
@@ -189,6 +189,18 @@ class Gateway:
         except ValueError:  # Not to be passed over: it may be the one that is looked for.
             return LookFailed(seen=Seen.SERVER_ERROR)
 
+    def ask(
+        self,
+        operation: Callable[..., object],
+        account: str | None,
+        api_version: str,
+        *,
+        idempotency_key: str | None = None,
+    ) -> Heard | None:
+        """Call an operation of the SDK's that moves no money. None: nothing came back."""
+        options = _options(account, api_version, idempotency_key=idempotency_key)
+        return self._call(partial(operation, options=options))
+
     def _pages(
         self, listing: Callable[[Any, Any], object], parameters: Mapping[str, object], options: stripe.RequestOptions
     ) -> "tuple[Mapping[str, Any], ...] | LookFailed":
@@ -197,7 +209,7 @@ class Gateway:
         for _ in range(PAGES_LIMIT):
             cursor = {"starting_after": rows[-1]["id"]} if rows else {}
             asked = {**parameters, "limit": PAGE_SIZE, **cursor}
-            heard = self.call(partial(listing, asked, options))
+            heard = self._call(partial(listing, asked, options))
             page = _page(heard)
             if heard is None or page is None:
                 return _look_failed(heard)
@@ -206,7 +218,7 @@ class Gateway:
                 return rows
         return LookFailed(seen=Seen.SERVER_ERROR, error=Failure(message=f"more than {PAGES_LIMIT} pages to list"))
 
-    def call(self, call: Call) -> Heard | None:
+    def _call(self, call: Call) -> Heard | None:
         """Make one call, and return what was heard. None: it was sent, or may have been, and nothing came back."""
         self._wire.forget()
         try:
@@ -246,10 +258,7 @@ def _look_failed(heard: Heard | None) -> LookFailed:
     return LookFailed(seen=answered.seen, error=answered.error)
 
 
-def request_options(
-    account: str | None, api_version: str, *, idempotency_key: str | None = None
-) -> stripe.RequestOptions:
-    """Return what goes with a call: the account it is made for, the version, the key."""
+def _options(account: str | None, api_version: str, *, idempotency_key: str | None = None) -> stripe.RequestOptions:
     return {
         "idempotency_key": idempotency_key,
         "stripe_account": account,
