@@ -225,6 +225,25 @@ def read_event(body: Mapping[str, object]) -> Happened | None:
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CardGiven:
+    """What an event says of a Checkout Session: that a card was given in it, and for which charge of ours."""
+
+    session: str
+    charge_id: str
+
+
+def read_card_given(body: Mapping[str, object]) -> CardGiven | None:
+    """Read an event for which `read_event` had None. None: it is not about a card given for a charge of ours."""
+    data = body.get("data")
+    about = data.get("object") if isinstance(data, Mapping) else None
+    if body.get("type") != "checkout.session.completed" or not isinstance(about, Mapping):
+        return None
+    session, metadata = _text(about.get("id")), about.get("metadata")
+    charge_id = _text(metadata.get(CHARGE_ID_KEY)) if isinstance(metadata, Mapping) else None
+    return CardGiven(session=session, charge_id=charge_id) if session and charge_id else None
+
+
 def _error_object(body: Mapping[str, object]) -> Mapping[str, object]:
     """Return Stripe's error object; empty if there is none. Proxies have objects of that name, with numbers in them."""
     error = body.get("error")

@@ -256,6 +256,7 @@ class Charge:
     cancel_reason: CancelReason | None = None
     blocked_on: Party | None = None
     next_attempt_at: datetime | None = None
+    pays_elsewhere_since: datetime | None = None  # So the customer says; nothing is tried until somebody chooses again.
     last_error: Failure | None = None
     amount_received: int = 0
     amount_refunded: int = 0
@@ -435,6 +436,10 @@ class Chosen:
     act: Act
     actor: str
     payment_method: str | None = None
+    return_url: str | None = (
+        None  # The customer is here, and the bank may ask them; then they come back to this address.
+    )
+    wish: bool = False  # With OUT_OF_BAND: it is only intended. Whoever gets the money says when it is paid.
     note: str = ""
 
 

@@ -144,9 +144,9 @@ class Gateway:
             max_network_retries=0,
             http_client=self._wire,
         )
+        self.v1: Final = client.v1  # For what is asked of Stripe besides the charge itself, by way of `ask`.
         self._payment_intents = client.v1.payment_intents
         self._charges = client.v1.charges
-        self._v1 = client.v1  # The rest of it is imported when it is first asked for.
         self.key_digest: Final = hashlib.sha256(api_key.encode()).hexdigest()  # Names the key without telling it.
 
     def send(self, request: Request, account: str | None) -> Answered:
@@ -179,7 +179,7 @@ class Gateway:
             case "cancel", str():
                 return partial(service.cancel, intent, parameters, options)
             case "refund", str():
-                return partial(self._v1.refunds.create, parameters, options)
+                return partial(self.v1.refunds.create, parameters, options)
         raise ValueError(f"cannot {request.operation!r} the PaymentIntent {intent!r}")
 
     def fetch(
@@ -226,7 +226,7 @@ class Gateway:
 
     def platform(self) -> str | LookFailed:
         """Name the account that the API key belongs to."""
-        heard = self._call(partial(self._v1.accounts.retrieve_current, options=_options(None, STRIPE_API_VERSION)))
+        heard = self._call(partial(self.v1.accounts.retrieve_current, options=_options(None, STRIPE_API_VERSION)))
         name = heard.body.get("id") if heard is not None and isinstance(heard.body, Mapping) else None
         if heard is None or heard.status != 200 or not isinstance(name, str):
             return _look_failed(heard)
@@ -245,7 +245,7 @@ class Gateway:
 
     def accounts(self) -> "Rows | LookFailed":
         """List the connected accounts."""
-        return self._pages(self._v1.accounts.list, {}, _options(None, STRIPE_API_VERSION))
+        return self._pages(self.v1.accounts.list, {}, _options(None, STRIPE_API_VERSION))
 
     def rows(
         self, kind: "Kind", account: str | None, since: datetime, until: datetime, **more: object
@@ -254,8 +254,8 @@ class Gateway:
         listing: Callable[[Any, Any], object] = {
             Kind.PAYMENT_INTENTS: self._payment_intents.list,
             Kind.CHARGES: self._charges.list,
-            Kind.REFUNDS: self._v1.refunds.list,
-            Kind.EVENTS: self._v1.events.list,
+            Kind.REFUNDS: self.v1.refunds.list,
+            Kind.EVENTS: self.v1.events.list,
         }[kind]
         created = {"gte": math.floor(since.timestamp()), "lte": math.ceil(until.timestamp())}
         asked = {"created": created, **more}
@@ -264,14 +264,26 @@ class Gateway:
     def contact_of_customer(self, customer: str, account: str | None) -> Contact | LookFailed:
         """Read how to write to a customer."""
         options = _options(account, STRIPE_API_VERSION)
-        return _contact(self._call(partial(self._v1.customers.retrieve, customer, options=options)))
+        return _contact(self._call(partial(self.v1.customers.retrieve, customer, options=options)))
 
     def contact_of_account(self, account: str | None) -> Contact | LookFailed:
         """Read how to write to the owner of a connected account; None: of our own."""
         options = _options(None, STRIPE_API_VERSION)
         if account is None:
-            return _contact(self._call(partial(self._v1.accounts.retrieve_current, options=options)))
-        return _contact(self._call(partial(self._v1.accounts.retrieve, account, options=options)))
+            return _contact(self._call(partial(self.v1.accounts.retrieve_current, options=options)))
+        return _contact(self._call(partial(self.v1.accounts.retrieve, account, options=options)))
+
+    def ask(
+        self,
+        operation: Callable[..., object],
+        account: str | None,
+        api_version: str,
+        *,
+        idempotency_key: str | None = None,
+    ) -> Heard | None:
+        """Call an operation of the SDK's that moves no money. None: nothing came back."""
+        options = _options(account, api_version, idempotency_key=idempotency_key)
+        return self._call(partial(operation, options=options))
 
     def _pages(
         self,

@@ -263,6 +263,7 @@ CANCELLATION_REASON: Final[Mapping[str, str]] = {        # Stripe's own words fo
     "out_of_band":    "requested_by_customer",
     "paid_elsewhere": "duplicate",
 }
+WISH: Final = "the customer wants to pay in cash or elsewhere"
 ORPHAN_REASON: Final = "duplicate"             # Marks an orphan that we canceled: it closes nothing.
 
 EXTRA: Final = frozenset({"paid_twice", "paid_elsewhere"})  # Discrepancies of money that another PaymentIntent took.
@@ -509,25 +510,37 @@ def _create_number(charge: Charge) -> int:
     return int(charge.create.idempotency_key.rsplit("-", 1)[1])
 
 
-def _with_new_attempt(charge: Charge, now: datetime) -> Decision:
-    """Open the next attempt, on the recorded PaymentIntent: the only one this charge ever confirms."""
+def _with_new_attempt(charge: Charge, now: datetime, return_url: str | None = None) -> Decision:
+    """Open the next attempt, on the recorded PaymentIntent: the only one this charge ever confirms.
+
+    return_url: the customer is here, and comes back to it if the bank asks them; None: they are absent.
+    """
     assert charge.payment_intent is not None, "an attempt confirms a recorded PaymentIntent"
     assert charge.closing is None, "a closing charge confirms nothing"
     number = len(charge.attempts) + 1
     if number > ATTEMPTS_LIMIT:
         return _blocked(charge, Party.OPERATOR)
+    session = {"return_url": return_url} if return_url else {"off_session": True}
     attempt = Attempt(
         idempotency_key=f"pio-{charge.id}-g{charge.generation}-confirm-{number}",
         operation="confirm",
-        parameters=json.dumps({"payment_method": charge.payment_method, "off_session": True}),
+        parameters=json.dumps({"payment_method": charge.payment_method, **session}),
         api_version=charge.create.api_version,
         payment_intent=charge.payment_intent,
         number=number,
         payment_method=charge.payment_method,
     )
     status = Status.UNKNOWN if doubtful_until(charge, now) is not None else Status.PENDING
-    attempts = (*charge.attempts, attempt)
-    return _go_on(dataclasses.replace(charge, attempts=attempts, status=status, blocked_on=None, next_attempt_at=None))
+    charge = dataclasses.replace(
+        charge,
+        attempts=(*charge.attempts, attempt),
+        status=status,
+        blocked_on=None,
+        next_attempt_at=None,
+        pays_elsewhere_since=None,
+        last_error=None if return_url else charge.last_error,  # So that the bank's next no is seen to be a new one.
+    )
+    return _go_on(charge)
 
 
 def _with_new_cancel(charge: Charge) -> Charge:
@@ -761,8 +774,8 @@ def _what(observation: Observation, charge: Charge) -> str:
             return "compared"
         case Happened(type=event_type, payment_intent=intent):
             return f"{event_type} of {intent.id}"
-        case Chosen(act=act):
-            return str(act)
+        case Chosen(act=act, wish=wish):
+            return WISH if wish else str(act)
         case LookFailed(seen=seen):
             return f"look failed: {seen}"
         case Listed():
@@ -1364,6 +1377,8 @@ def _another_fetched(charge: Charge, intent: PaymentIntent, now: datetime) -> De
 
 
 def _chosen(charge: Charge, choice: Chosen, now: datetime) -> Decision:
+    if choice.wish:
+        return _wished(charge, choice, now)
     if choice.act in CLOSINGS:
         kind = "cancel" if choice.act is Act.CANCEL else "out_of_band"
         return _close(charge, kind, choice.actor, choice.note, now)
@@ -1384,7 +1399,24 @@ def _chosen(charge: Charge, choice: Chosen, now: datetime) -> Decision:
     attempt = charge.open_attempt
     if attempt is not None and attempt.outcome is None:  # What is out is settled first, under its own key.
         return _go_on(_resumed(charge))
-    return _with_new_attempt(charge, now)
+    return _with_new_attempt(charge, now, choice.return_url)
+
+
+def _wished(charge: Charge, choice: Chosen, now: datetime) -> Decision:
+    """S5, pay in cash, as far as a customer can choose it: the card is left alone, and the debt stands.
+
+    Nobody marks their own debt as paid: that is for the caller or the operator, once the money is there.
+    """
+    assert choice.act is Act.OUT_OF_BAND, "nothing else is only wished for"
+    if charge.pays_elsewhere_since is not None and not charge.final and charge.closing is None:
+        return _rest(charge)  # Chosen twice.
+    goes_on = charge.status is Status.BLOCKED and _resumes(charge)  # By itself, once it is mended: not to be promised.
+    if Act.RETRY not in options(charge) or charge.closing is not None or goes_on:
+        return _refused(charge, "already_paid" if charge.status in PAID else "act_does_not_fit")
+    wished = dataclasses.replace(charge, next_attempt_at=None, pays_elsewhere_since=now)
+    if charge.status is Status.RETRYING:
+        return _rest(dataclasses.replace(wished, status=Status.DECLINED))
+    return _rest(wished.noted(now, WISH, choice.actor))
 
 
 def _resumed(charge: Charge) -> Charge:

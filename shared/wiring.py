@@ -4,8 +4,10 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from shared.checkout import Checkout
 from shared.clock import Clock, SystemClock
 from shared.deliver import Charger
 from shared.gate import Gate
@@ -34,6 +36,7 @@ class Parts:
     charger: Charger
     limits: Limits
     reconciler: Reconciler
+    checkout: Checkout
     notifier: "Notifier | None" = None  # The notify function's alone.
 
 
@@ -106,11 +109,13 @@ def build(settings: Settings) -> Parts:
         charger=charger,
         limits=limits,
         reconciler=Reconciler(charger=charger, ledger=ledger, gate=gate, gateway=gateway, clock=clock),
+        checkout=Checkout(gateway, settings.stripe_api_base),
     )
 
 
 def _notifier(parts: Parts) -> "Notifier":
     """Connect what tells people. Imported here: nobody else needs mail, templates and languages to start."""
+    from shared import links  # noqa: PLC0415
     from shared.mail import Smtp  # noqa: PLC0415
     from shared.notices import Notifier, Sender  # noqa: PLC0415
     from shared.outcomes import SignedPost  # noqa: PLC0415
@@ -127,7 +132,7 @@ def _notifier(parts: Parts) -> "Notifier":
             mail_from=settings.mail_from,
             operator_email=settings.operator_email,
             charge_url=settings.charge_url,
-            customer_url=lambda _charge_id, _now: None,  # There is no customer's page yet.
+            customer_url=partial(links.customer_url, settings),
         ),
     )
 

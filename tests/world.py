@@ -24,6 +24,7 @@ from infra.local.stripe.engine import ConnectionDropped, Engine, Rule
 from infra.local.stripe.engine import Fault as StripeFault
 from shared import policy, wiring
 from shared.charge import FINAL, Charge, Party, Standing, Status, charge_id
+from shared.checkout import Checkout
 from shared.deliver import Charger
 from shared.gate import Gate
 from shared.gateway import Gateway
@@ -41,9 +42,12 @@ T = TypeVar("T")
 START: Final = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 API_KEY: Final = "sk_test_in_memory_world"
 SECRET: Final = "whsec_in_memory_world"
-EVENTS: Final = tuple(  # What a deployment subscribes to.
-    f"payment_intent.{change}"
-    for change in ("succeeded", "canceled", "processing", "payment_failed", "requires_action")
+EVENTS: Final = (  # What a deployment subscribes to.
+    *(
+        f"payment_intent.{change}"
+        for change in ("succeeded", "canceled", "processing", "payment_failed", "requires_action")
+    ),
+    "checkout.session.completed",
 )
 KEY: Final = "order-1001"
 OUTAGE: Final = timedelta(minutes=2)
@@ -248,6 +252,7 @@ class World:
             charger=charger,
             limits=self.limits,
             reconciler=Reconciler(charger=charger, ledger=ledger, gate=gate, gateway=gateway, clock=self.clock),
+            checkout=Checkout(gateway, None),
         )
 
     # --- Boundaries ---------------------------------------------------------------------------------------------------
@@ -701,6 +706,8 @@ def _no_answer() -> Exception:
 
 def _operation(method: str, path: str) -> str:
     last = path.rstrip("/").rsplit("/", 1)[-1]
+    if not path.startswith(("/v1/payment_intents", "/v1/charges")):
+        return "checkout"  # Or who the seller is: nothing that a charge is made of.
     if method.upper() == "GET":
         return "list" if last in {"payment_intents", "charges"} else "fetch"
     return last if last in {"confirm", "cancel"} else "create"

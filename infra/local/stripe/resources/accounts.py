@@ -52,6 +52,7 @@ def _account(call: Call, name: str, kind: str) -> Object:
     return {
         "id": name,
         "object": "account",
+        "business_profile": {"name": "Test business"},
         "charges_enabled": True,
         "country": "US",
         "created": int(call.now),
@@ -60,5 +61,6 @@ def _account(call: Call, name: str, kind: str) -> Object:
         "email": None,
         "metadata": {},
         "payouts_enabled": True,
+        "settings": {"dashboard": {"display_name": "Test business"}},
         "type": kind,
     }
