@@ -362,7 +362,8 @@ class WronglyTimed(World):
 
     def cross(self, service: str, where: str, call: Callable[[], Any], lost: Callable[[], Exception]) -> Any:
         """Let the clocks jump, then make the call."""
-        wall, monotonically = self.jumps.get(len(self.services), (timedelta(), timedelta()))
+        at = len(self.services) if self._inside == 0 else -1
+        wall, monotonically = self.jumps.get(at, (timedelta(), timedelta()))
         self.ours.wall += wall
         self.ours.monotonically += monotonically
         return super().cross(service, where, call, lost)
