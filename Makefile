@@ -13,7 +13,7 @@ CHECKOV := .cache/checkov/.installed-$(CHECKOV_VERSION)
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help demo local test check audit words setup lock clean
+.PHONY: chromium help demo local test check audit words setup lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,7 +45,7 @@ words: $(PACKAGES)  ## Bring the translations up to date with the sentences in t
 	.venv/bin/pybabel --quiet update --input-file .local/words.pot --output-file shared/locale/de.po --locale de \
 		--omit-header --ignore-obsolete --no-fuzzy-matching --width 120
 
-setup: $(PACKAGES) $(STRIPE_CLI)  ## Install what the rest needs (they all do it by themselves)
+setup: $(PACKAGES) $(STRIPE_CLI) chromium  ## Install what the rest needs (they all do it by themselves)
 
 lock: $(PACKAGES)  ## Write requirements.lock anew from pyproject.toml
 	.venv/bin/uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-header --quiet \
@@ -68,6 +68,12 @@ $(CHECKOV):
 	python3 -m venv .cache/checkov
 	.cache/checkov/bin/python -m pip install --quiet --disable-pip-version-check checkov==$(CHECKOV_VERSION)
 	@touch $@
+
+# The browser in which the customer's page is tested.
+chromium:
+	@command -v chromium > /dev/null || { \
+		[ "$$(id -u)" = 0 ] || { echo "Chromium is missing: install it, as root (apt-get install chromium)" >&2; exit 1; }; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium > /dev/null; }
 
 # The official client of Stripe's API, which the tests drive our Stripe double with.
 $(STRIPE_CLI):

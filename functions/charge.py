@@ -87,7 +87,7 @@ def _create(request: flask.Request) -> Answer:
         return _dead_letter(raw, request, found)
     if by_task(request):
         return answer.to_task(outcome)
-    return answer.to_caller(outcome, parts.clock.now(), parts.settings.charge_url)
+    return answer.to_caller(outcome, parts.clock.now(), parts.settings.charge_url, parts.show)
 
 
 def _dead_letter(raw: bytes, request: flask.Request, found: Problem) -> Answer:
@@ -118,7 +118,7 @@ def _deliver(request: flask.Request, name: str) -> Answer:
         return _unknown_id(request, name)
     if by_task(request):
         return answer.to_task(outcome)
-    return answer.to_caller(outcome, parts.clock.now(), parts.settings.charge_url)
+    return answer.to_caller(outcome, parts.clock.now(), parts.settings.charge_url, parts.show)
 
 
 def _unknown_id(request: flask.Request, name: str) -> Answer:
@@ -135,7 +135,7 @@ def _read(request: flask.Request, name: str | None) -> Answer:
     found = parts.charger.read(name)
     if found is None:
         raise Problem(404, "not-found", "No such charge is recorded (yet).")
-    read = answer.as_json(api.view(found), 200)
+    read = answer.as_json(parts.show(found), 200)
     read.headers["ETag"] = f'"{found.version}"'
     return read
 
@@ -156,7 +156,7 @@ def _act(request: flask.Request, name: str, act: Act) -> Answer:
     outcome = parts.charger.act(name, choice, version=version)
     if outcome is None:
         raise Problem(404, "not-found", "There is no such charge.")
-    return answer.to_caller(outcome, parts.clock.now(), parts.settings.charge_url)
+    return answer.to_caller(outcome, parts.clock.now(), parts.settings.charge_url, parts.show)
 
 
 def _give_up(request: flask.Request) -> Answer:
@@ -164,4 +164,4 @@ def _give_up(request: flask.Request) -> Answer:
     key = api.read_idempotency_key(request.headers.get("Idempotency-Key"))
     body = api.parse(request.get_data(), request.content_type or "", api.CancelByKeyBody)
     outcome = parts.charger.give_up(body.account, key, livemode=parts.livemode, actor=body.actor, note=body.reason)
-    return answer.to_caller(outcome, parts.clock.now(), parts.settings.charge_url)
+    return answer.to_caller(outcome, parts.clock.now(), parts.settings.charge_url, parts.show)

@@ -57,6 +57,7 @@ def notify(request: flask.Request) -> Answer:
 def _tell(request: flask.Request, name: str, number: int) -> Answer:
     parts = wiring.parts("notify")
     assert parts.notifier is not None, "the notify function is built with one"
+    parts.gate.check()
     try:
         result = parts.notifier.tell(name, number)
     except NotYet as reason:

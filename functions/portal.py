@@ -19,6 +19,7 @@ from shared import links, log, pages, wiring
 from shared.charge import Act, Charge, Chosen, Status
 from shared.checkout import SESSION_PARAMETER, Refused, Unreachable, take_card
 from shared.deliver import Outcome
+from shared.gate import LedgerClosed
 from shared.ledger import LedgerUnavailable
 from shared.links import LinkExpired, LinkInvalid
 from shared.pages import Page, Reader
@@ -60,7 +61,7 @@ def portal(request: flask.Request) -> Answer:
             page = pages.message(reader, "expired", 410)
         except LinkInvalid:
             page = pages.message(reader, "unknown_link", 404)
-        except (LedgerUnavailable, Unreachable):
+        except (LedgerUnavailable, LedgerClosed, Unreachable):
             log.warning("the customer's page is out of reach of what it shows")
             page = pages.message(reader, "unavailable", 503)
         return _answer(page, parts)

@@ -39,19 +39,19 @@ def problem(found: Problem) -> Answer:
     return answer
 
 
-def to_caller(outcome: Outcome, now: datetime, url: str) -> Answer:
+def to_caller(outcome: Outcome, now: datetime, url: str, show: Callable[[Charge], Any] = view) -> Answer:
     """Answer an HTTP caller, by the charge's status."""
     charge = outcome.charge
     if outcome.busy:
         found = Problem(409, "in-hand", "This charge is being worked on; ask again.", retry_after=_seconds(charge, now))
         answer = problem(found)
     elif outcome.refusal == "version":
-        answer = problem(Problem(412, "version", "The charge has moved on; read it again.", charge=view(charge)))
+        answer = problem(Problem(412, "version", "The charge has moved on; read it again.", charge=show(charge)))
     elif outcome.refusal is not None:
         detail = f"The charge is {charge.status}: {outcome.refusal.replace('_', ' ')}. Nothing was changed."
-        answer = problem(Problem(409, outcome.refusal.replace("_", "-"), detail, charge=view(charge)))
+        answer = problem(Problem(409, outcome.refusal.replace("_", "-"), detail, charge=show(charge)))
     else:
-        answer = as_json(view(charge), HTTP_STATUS[charge.status])
+        answer = as_json(show(charge), HTTP_STATUS[charge.status])
         if answer.status_code == 202:
             answer.headers["Retry-After"] = str(_seconds(charge, now))
         if outcome.existed:

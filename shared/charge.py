@@ -277,9 +277,14 @@ class Charge:
         return not self.orphans and all(refund.settled for refund in self.refunds)
 
     @property
+    def untold(self) -> tuple[Notice, ...]:
+        """What somebody is still to be told."""
+        return tuple(notice for notice in self.outbox if notice.told_at is None)
+
+    @property
     def done(self) -> bool:
         """Whether nothing at all is left to do: only then is there no `due_at`."""
-        return self.final and self.tidy
+        return self.final and self.tidy and not self.untold
 
     @property
     def open_attempt(self) -> Attempt | None:

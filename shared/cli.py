@@ -11,9 +11,10 @@ from typing import Any, Final, NoReturn
 import click
 import msgspec
 
-from shared import api, wiring
+from shared import wiring
 from shared.gate import KIND, NAME, LedgerClosed, LedgerIdentity
 from shared.ledger import LedgerUnavailable
+from shared.preview import notices
 from shared.reconcile import AccountUnreachable, Report, StripeUnavailable
 from shared.reopen import CannotReopen, Reopening
 from shared.settings import SettingsError
@@ -141,7 +142,7 @@ def show(charge_id: str) -> None:
     found = _or_fail(lambda: _parts().charger.read(charge_id))
     if found is None:
         _fail("There is no such charge.")
-    click.echo(json.dumps(api.view(found), indent=2))
+    click.echo(json.dumps(_parts().show(found), indent=2))
 
 
 def _show(report: Report) -> None:
@@ -177,6 +178,8 @@ def _or_fail(work: Callable[[], Any]) -> Any:
 def _fail(message: str) -> NoReturn:
     raise click.ClickException(message)
 
+
+main.add_command(notices)
 
 if __name__ == "__main__":
     main()

@@ -25,6 +25,7 @@ from shared import log, policy
 from shared.charge import (
     Act,
     Answered,
+    Audience,
     Charge,
     Chosen,
     Compared,
@@ -33,6 +34,7 @@ from shared.charge import (
     Happened,
     Listed,
     LookFailed,
+    Notice,
     Observation,
     PaymentIntent,
     Request,
@@ -135,6 +137,7 @@ class Run:
     lease: Lease
     learned: list[Observation] = field(default_factory=list)
     overtaken: bool = False  # Another delivery has taken the lease.
+    limits: Limits
     look_lost: bool = False  # A look was older than what others recorded, and was dropped.
 
 
@@ -151,6 +154,8 @@ class Charger:
         clock: Clock,
         limits: Limits,
         charge_url: str,
+        notices: TaskQueue | None = None,
+        notify_url: str = "",
         generation: int,
         beside: Callable[[Callable[[], object]], object],
         new_owner: Callable[[], str] = lambda: secrets.token_hex(8),
@@ -162,6 +167,8 @@ class Charger:
         self._clock = clock
         self._limits = limits
         self._charge_url = charge_url.rstrip("/")
+        self._notices = notices
+        self._notify_url = notify_url.rstrip("/")
         self._generation = generation
         self._beside = beside
         self._new_owner = new_owner
@@ -192,7 +199,9 @@ class Charger:
             self._make_task(held.charge, None)
             return Outcome(charge=held.charge)
         self._beside(lambda: self._make_task(held.charge, lease.until))
-        run = Run(held=held, charge=held.charge, lease=lease)
+        # Who asked for it hears what becomes of it now by the answer.
+        limits = dataclasses.replace(self._limits, reaches=self._limits.reaches - {Audience.CALLER})
+        run = Run(held=held, charge=held.charge, lease=lease, limits=limits)
         if known_new:
             return self._guarded(run, lambda: self._work(run, self._send(run, held.charge.create)))
         return self._guarded(run, lambda: self._work(run, Decision(charge=held.charge, then=Then.GO_ON)))
@@ -233,7 +242,7 @@ class Charger:
                 return Outcome(charge=held.charge, existed=True, refusal=decision.refusal)
             if decision.charge == held.charge:
                 return Outcome(charge=held.charge, existed=True)
-            run = Run(held=held, charge=decision.charge, lease=self._new_lease())
+            run = Run(held=held, charge=decision.charge, lease=self._new_lease(), limits=self._limits)
             rests = decision.then is Then.REST
             prepared = self._settled(run.charge, None, run.lease) if rests else self._leased(run.charge, run.lease)
             try:
@@ -275,7 +284,7 @@ class Charger:
         held = self._find(event)
         if held is None:
             return self._unowned(event)
-        run = Run(held=held, charge=held.charge, lease=self._new_lease())
+        run = Run(held=held, charge=held.charge, lease=self._new_lease(), limits=self._limits)
         decision = self._learn(run, event)
         if decision.look is not None:
             looked = self._gateway.fetch(
@@ -362,7 +371,7 @@ class Charger:
         """
         held = self._ledger.get(charge_id)
         assert held is not None, "charges are never deleted"
-        terms, run = held.charge.terms, Run(held=held, charge=held.charge, lease=self._new_lease())
+        terms, run = held.charge.terms, Run(held=held, charge=held.charge, lease=self._new_lease(), limits=self._limits)
         looked: Observation = self._gateway.fetch(
             payment_intent, terms.account, held.charge.create.api_version, with_charges=with_charges
         )
@@ -405,7 +414,8 @@ class Charger:
     def _take_up(self, held: Held, *, by_task: bool) -> Outcome:
         if self._busy(held.charge):
             return Outcome(charge=held.charge, existed=True, busy=True)
-        run = Run(held=held, charge=held.charge, lease=self._new_lease())
+        run = Run(held=held, charge=held.charge, lease=self._new_lease(), limits=self._limits)
+        self._remind(held.charge)
         decision = self._learn(run, Woken())
         outcome = self._guarded(run, lambda: self._work(run, decision, by_task=by_task))
         return dataclasses.replace(outcome, existed=True)
@@ -490,7 +500,7 @@ class Charger:
         return self._gateway.list(charge.terms.customer, account, step.since, self._clock.now(), api_version)
 
     def _learn(self, run: Run, observation: Observation) -> Decision:
-        decision = policy.decide(run.charge, observation, self._clock.now(), self._limits)
+        decision = policy.decide(run.charge, observation, self._clock.now(), run.limits)
         run.charge = decision.charge
         run.learned.append(observation)
         if isinstance(observation, Answered | Fetched | Listed | LookFailed):
@@ -552,7 +562,24 @@ class Charger:
                     payment_intent=found.payment_intent,
                     settled=found.settled,
                 )
+        for notice in charge.outbox[len(held.charge.outbox) :]:
+            self._make_notice_task(charge, notice, f"{charge.id}-g{self._generation}-n{notice.number}")
         return updated
+
+    def _remind(self, charge: Charge) -> None:
+        """Make new tasks for what should have been told by now."""
+        for notice in charge.untold:
+            if notice.at + policy.NOTICE_AGAIN <= self._clock.now():
+                name = f"{charge.id}-g{self._generation}-n{notice.number}-e{charge.epoch}"
+                self._make_notice_task(charge, notice, name)
+
+    def _make_notice_task(self, charge: Charge, notice: Notice, name: str) -> None:
+        """Ask the queue for a notice to be told; `due_at` covers it, if that does not work."""
+        if self._notices is not None:
+            body = msgspec.json.encode(TaskBody(enqueued_at=self._clock.now().timestamp()))
+            task = Task(name=name, url=f"{self._notify_url}/{charge.id}/{notice.number}", body=body)
+            queue = self._notices
+            self._beside(lambda: queue.create(task))
 
     def _read_again(self, run: Run) -> None:
         held = self._ledger.get(run.charge.id)
@@ -563,7 +590,7 @@ class Charger:
             if _may_be_stale(observation):
                 run.look_lost = True
                 continue
-            run.charge = policy.decide(run.charge, observation, now, self._limits).charge
+            run.charge = policy.decide(run.charge, observation, now, run.limits).charge
         run.overtaken = held.charge.lease_owner != run.lease.owner and self._busy(held.charge)
 
     # --- Leases, tasks, and finding charges ---------------------------------------------------------------------------

@@ -165,7 +165,11 @@ class Notifier:
         if self._outcomes is None:
             return _unreachable(charge, number, "OUTCOME_URL is not set")
         try:
-            self._outcomes.tell(f"{charge.id}-{number}", view(charge), self._clock.now())
+            self._outcomes.tell(
+                f"{charge.id}-{number}",
+                view(charge, self._sender.customer_url(charge.id, self._clock.now())),
+                self._clock.now(),
+            )
         except NotTaken as error:
             raise NotYet(str(error)) from error
         return True
@@ -198,7 +202,8 @@ class Notifier:
                 for notice in held.charge.outbox
             )
             try:
-                self._ledger.update(held, dataclasses.replace(held.charge, outbox=outbox))
+                marked = dataclasses.replace(held.charge, outbox=outbox)
+                self._ledger.update(held, dataclasses.replace(marked, due_at=None if marked.done else marked.due_at))
             except Conflict:
                 held = self._again(held.charge.id)
             else:

@@ -20,11 +20,13 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from shared import codes
 from shared.charge import (
     PAID,
     Act,
     Answered,
     Attempt,
+    Audience,
     CancelReason,
     Charge,
     Chosen,
@@ -37,6 +39,7 @@ from shared.charge import (
     Happened,
     Listed,
     LookFailed,
+    Notice,
     Observation,
     Party,
     PaymentIntent,
@@ -45,6 +48,7 @@ from shared.charge import (
     Standing,
     Status,
     Terms,
+    Topic,
     Woken,
 )
 
@@ -235,6 +239,21 @@ WAITING_ON: Final[Mapping[Status, Party | None]] = {
     Status.CANCELED:         None,
 }
 
+# Whom a new status is told, in this order. The caller's system hears of these only if the answer did not say so.
+NOTICES: Final[Mapping[Status, tuple[tuple[Audience, Topic], ...]]] = {
+    Status.PENDING:          (),
+    Status.UNKNOWN:          (),                                 # Nobody is told anything of what is not known.
+    Status.PROCESSING:       (),
+    Status.ACTION_REQUIRED:  ((Audience.CUSTOMER, Topic.ACTION_REQUIRED), (Audience.CALLER, Topic.OUTCOME)),
+    Status.RETRYING:         ((Audience.CUSTOMER, Topic.RETRYING),),
+    Status.DECLINED:         ((Audience.CUSTOMER, Topic.DECLINED), (Audience.CALLER, Topic.OUTCOME)),
+    Status.BLOCKED:          ((Audience.CALLER, Topic.OUTCOME),),     # And whoever must mend it: `_mender`.
+    Status.SUCCEEDED:        ((Audience.CUSTOMER, Topic.PAID), (Audience.CALLER, Topic.OUTCOME)),
+    Status.PAID_OUT_OF_BAND: ((Audience.CUSTOMER, Topic.PAID), (Audience.CALLER, Topic.OUTCOME)),
+    Status.CANCELED:         ((Audience.CUSTOMER, Topic.CANCELED), (Audience.CALLER, Topic.OUTCOME)),
+}
+CONCLUDES: Final = frozenset({Topic.PAID, Topic.CANCELED})   # Only said to a customer who was told of trouble before.
+
 CLOSINGS: Final = frozenset({Act.OUT_OF_BAND, Act.CANCEL})
 EVERY_ACT: Final = frozenset(Act)
 OPTIONS: Final[Mapping[Status, frozenset[Act]]] = {
@@ -310,6 +329,9 @@ TRANSIENT_WAITS: Final = (
 LIST_FOR: Final = timedelta(days=31)  # After a restore every new charge is looked for first; no task lives longer.
 LOST_MARGIN: Final = KEY_LIFE  # What was begun before the restore point may have gone on after it.
 LIST_MARGIN: Final = timedelta(minutes=10)  # Stripe's clock and ours may differ.
+SCHEDULED_LIMIT: Final = 8  # Attempts of a charge, the first included, after which none is made by itself any more.
+CARD_REST: Final = timedelta(days=1)  # Between two attempts by ourselves with one card: the networks frown on more.
+NOTICE_AGAIN: Final = timedelta(minutes=30)  # When what was not told is put into the queue once more.
 ATTEMPTS_LIMIT: Final = 20  # Stripe cancels a PaymentIntent that is confirmed too often; the networks frown far sooner.
 CRASHES_LIMIT: Final = 5  # After so many exceptions of ours in a row a person must look.
 CALLS_PER_DELIVERY: Final = 2  # Create and confirm; repeats happen only while the lease has time for them.
@@ -322,11 +344,13 @@ assert sum(TRANSIENT_WAITS, timedelta()) < EXPIRES_AFTER
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The durations that a deployment may set. Raises ValueError when they do not nest."""
+    """What a deployment may set. Raises ValueError when durations do not nest."""
 
     stripe_timeout: timedelta = timedelta(seconds=30)
     lease: timedelta = timedelta(seconds=90)
     quarantine: timedelta = timedelta(minutes=15)
+    retry_schedule: tuple[timedelta, ...] = ()  # After a card's first decline; with `retry: schedule`.
+    reaches: frozenset[Audience] = frozenset()  # Whom it can tell anything.
 
     def __post_init__(self) -> None:
         """Stripe call x sends < function < lease < dispatch deadline < horizon."""
@@ -342,6 +366,9 @@ class Limits:
                 raise ValueError(f"{shorter} ({duration}) must be shorter than {longer} ({limit})")
         if not timedelta() < self.quarantine <= KEY_LIFE:
             raise ValueError(f"QUARANTINE ({self.quarantine}) must be more than 0 and at most {KEY_LIFE}")
+        in_order = all(one < other for one, other in itertools.pairwise(self.retry_schedule))
+        if not in_order or not all(timedelta() < at < EXPIRES_AFTER for at in self.retry_schedule):
+            raise ValueError(f"RETRY_SCHEDULE must rise, each less than {EXPIRES_AFTER.days}d")
 
     @property
     def function_timeout(self) -> timedelta:
@@ -692,8 +719,15 @@ def due_at(charge: Charge, now: datetime, wait: timedelta | None) -> datetime | 
     """Say when a charge must be looked at again; None once it is done. `wait` is the last decision's."""
     if charge.done:
         return None
+    at = _due_at(charge, now, wait)
+    return min(at, now + NOTICE_AGAIN) if charge.untold else at
+
+
+def _due_at(charge: Charge, now: datetime, wait: timedelta | None) -> datetime:
     if wait is not None:
         return now + wait
+    if charge.final and charge.tidy:
+        return now + NOTICE_AGAIN
     by_status: Mapping[Status, datetime] = {
         Status.PROCESSING: now + (CLOSING_WAIT if charge.closing else LOOK_EVERY),
         Status.ACTION_REQUIRED: now + LOOK_EVERY,
@@ -756,12 +790,82 @@ def decide(charge: Charge, observation: Observation, now: datetime, limits: Limi
             decision = _woken(charge, now)
         case Crashed():  # pragma: no branch - there is no other: mypy sees to it.
             decision = _crashed(charge, now)
+    decision = _scheduled(charge, decision, observation, now, limits)
     if decision.charge.status is not charge.status:
         actor = observation.actor if isinstance(observation, Chosen) else "system"
         decision = dataclasses.replace(
             decision, charge=decision.charge.noted(now, _what(observation, decision.charge), actor)
         )
-    return decision
+    if decision.charge == charge:
+        return decision
+    return dataclasses.replace(decision, charge=_with_notices(charge, decision.charge, now, limits.reaches))
+
+
+# Trying a decline again by ourselves, and telling people.
+
+
+def _scheduled(before: Charge, decision: Decision, observation: Observation, now: datetime, limits: Limits) -> Decision:
+    """Turn a new decline into one that is tried again by itself, where the caller, the bank and the networks allow."""
+    charge = decision.charge
+    news = charge.status is Status.DECLINED and before.status is not Status.DECLINED
+    if not news or isinstance(observation, Chosen) or charge.terms.retry != "schedule":
+        return decision
+    at = _next_scheduled(charge, now, limits.retry_schedule)
+    if at is None or charge.last_error is None or not codes.worth_retrying(charge.last_error):
+        return decision
+    return dataclasses.replace(decision, charge=dataclasses.replace(charge, status=Status.RETRYING, next_attempt_at=at))
+
+
+def _next_scheduled(charge: Charge, now: datetime, schedule: tuple[timedelta, ...]) -> datetime | None:
+    """Say when this card is tried again; None: not by ourselves."""
+    tried = [attempt for attempt in charge.attempts if attempt.payment_method == charge.payment_method]
+    first = tried[0].first_sent_at if tried else None
+    last = tried[-1].first_sent_at if tried else None
+    if first is None or last is None or charge.pays_elsewhere_since is not None:
+        return None
+    earliest = max(now, last + CARD_REST) if charge.livemode else now
+    at = next((first + after for after in schedule if first + after > last and first + after >= earliest), None)
+    if at is None or len(charge.attempts) >= SCHEDULED_LIMIT or at >= charge.expires_at:
+        return None
+    return at
+
+
+def _with_notices(before: Charge, after: Charge, now: datetime, reaches: frozenset[Audience]) -> Charge:
+    """Put into the outbox what is now to be told, to those whom the deployment reaches."""
+    found: list[tuple[Audience, Topic]] = []
+    if after.status is not before.status:
+        found += _mender(after) if after.status is Status.BLOCKED else ()
+        found += NOTICES[after.status]
+    if after.pays_elsewhere_since is not None and before.pays_elsewhere_since is None:
+        found.append((Audience.CALLER, Topic.OUTCOME))
+    known = {(one.kind, one.payment_intent) for one in before.discrepancies}
+    if any(not one.settled and (one.kind, one.payment_intent) not in known for one in after.discrepancies):
+        found.append((Audience.OPERATOR, Topic.DISCREPANCY))
+    for audience, topic in dict.fromkeys(found):
+        if audience in reaches and not _needless(after, audience, topic, now):
+            notice = Notice(number=len(after.outbox) + 1, audience=audience, topic=topic, at=now)
+            after = dataclasses.replace(after, outbox=(*after.outbox, notice))
+    if after.untold and after.due_at is None and after.final:
+        return dataclasses.replace(after, due_at=now + NOTICE_AGAIN)
+    return after
+
+
+def _mender(charge: Charge) -> tuple[tuple[Audience, Topic], ...]:
+    """Name who must mend a blocked charge, and what they are told."""
+    if charge.blocked_on is Party.ACCOUNT_OWNER:  # S7: both parties.
+        missing = ((Audience.ACCOUNT_OWNER, Topic.MISSING_OBJECT), (Audience.CUSTOMER, Topic.MISSING_OBJECT))
+        new_card = charge.last_error is not None and codes.advice(charge.last_error) is codes.Advice.NEW_CARD
+        return missing if new_card else missing[:1]
+    internal = charge.last_error is not None and charge.last_error.type == "internal_error"
+    return ((Audience.OPERATOR, Topic.BUG if internal else Topic.BLOCKED),)
+
+
+def _needless(charge: Charge, audience: Audience, topic: Topic, now: datetime) -> bool:
+    """Whether it would be noise: a try that a customer need not know of, or good news about trouble never told."""
+    if topic is Topic.RETRYING:  # S6: a few tries of what was the processor's trouble.
+        return charge.next_attempt_at is not None and charge.next_attempt_at <= now + TRANSIENT_WAITS[-1]
+    told = any(notice.audience is Audience.CUSTOMER and not notice.dropped for notice in charge.outbox)
+    return audience is Audience.CUSTOMER and topic in CONCLUDES and not told
 
 
 def _what(observation: Observation, charge: Charge) -> str:
@@ -1061,7 +1165,7 @@ def _unconfirmed(charge: Charge, intent: PaymentIntent, now: datetime) -> Decisi
 
 def _came_back(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     error = intent.last_error or _last_request(charge).error or charge.last_error
-    asks = intent.last_error is not None and intent.last_error.code == "authentication_required"
+    asks = intent.last_error is not None and codes.row(intent.last_error).seen is Seen.AUTHENTICATION_REQUIRED
     status = Status.ACTION_REQUIRED if asks else Status.DECLINED
     return _declined(dataclasses.replace(charge, last_error=error), status, now)
 

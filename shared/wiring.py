@@ -5,8 +5,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from shared import api, links
+from shared.charge import Audience, Charge
 from shared.checkout import Checkout
 from shared.clock import Clock, SystemClock
 from shared.deliver import Charger
@@ -39,6 +41,10 @@ class Parts:
     checkout: Checkout
     notifier: "Notifier | None" = None  # The notify function's alone.
 
+    def show(self, charge: Charge) -> dict[str, Any]:
+        """Return the charge as callers see it, with the link to the customer's page where there is one."""
+        return api.view(charge, links.customer_url(self.settings, charge.id, self.clock.now()))
+
 
 _lock: Final = threading.Lock()
 _built: dict[str, Parts] = {}
@@ -62,7 +68,13 @@ def use(built: Parts | None) -> None:
 
 def build(settings: Settings) -> Parts:
     """Connect the adapters. Nothing is sent yet."""
-    limits = Limits(stripe_timeout=settings.stripe_timeout, lease=settings.lease, quarantine=settings.quarantine)
+    limits = Limits(
+        stripe_timeout=settings.stripe_timeout,
+        lease=settings.lease,
+        quarantine=settings.quarantine,
+        retry_schedule=settings.retry_schedule,
+        reaches=_reached(settings),
+    )
     clock = SystemClock()
     ledger = Ledger(
         DatastoreStore(
@@ -73,10 +85,10 @@ def build(settings: Settings) -> Parts:
     gateway = Gateway(
         settings.stripe_api_key, settings.stripe_api_base, timeout_seconds=limits.stripe_timeout.total_seconds()
     )
-    tasks = CloudTasks(
+    queue = partial(
+        CloudTasks,
         project=settings.project,
         location=settings.tasks_location,
-        queue=settings.charge_queue,
         invoker=settings.tasks_invoker,
         emulator_host=settings.cloud_tasks_emulator_host,
         dispatch_deadline=limits.dispatch_deadline,
@@ -92,7 +104,9 @@ def build(settings: Settings) -> Parts:
         ledger=ledger,
         gate=gate,
         gateway=gateway,
-        tasks=tasks,
+        tasks=queue(queue=settings.charge_queue),
+        notices=queue(queue=settings.notify_queue) if settings.notify_url else None,
+        notify_url=settings.notify_url or "",
         clock=clock,
         limits=limits,
         charge_url=settings.charge_url,
@@ -113,9 +127,20 @@ def build(settings: Settings) -> Parts:
     )
 
 
+def _reached(settings: Settings) -> frozenset[Audience]:
+    """Name whom this deployment can tell anything."""
+    mail = bool(settings.smtp_url or settings.mail_from)  # Only the notify function is given the server's password.
+    reached = {
+        Audience.CUSTOMER: mail,
+        Audience.ACCOUNT_OWNER: mail,
+        Audience.OPERATOR: mail and bool(settings.operator_email),
+        Audience.CALLER: settings.outcome_url is not None,
+    }
+    return frozenset(audience for audience, is_reached in reached.items() if is_reached and settings.notify_url)
+
+
 def _notifier(parts: Parts) -> "Notifier":
     """Connect what tells people. Imported here: nobody else needs mail, templates and languages to start."""
-    from shared import links  # noqa: PLC0415
     from shared.mail import Smtp  # noqa: PLC0415
     from shared.notices import Notifier, Sender  # noqa: PLC0415
     from shared.outcomes import SignedPost  # noqa: PLC0415

@@ -35,6 +35,7 @@ locals {
   opens_ledger = ["GOOGLE_CLOUD_PROJECT", "DATASTORE_DATABASE", "LEDGER_GENERATION", "LEASE", "QUARANTINE", "STRIPE_TIMEOUT"]
   moves_charges = concat(local.opens_ledger, [
     "TASKS_LOCATION", "CHARGE_QUEUE", "CHARGE_URL", "NOTIFY_QUEUE", "NOTIFY_URL", "TASKS_INVOKER", "OUTCOME_URL", "RETRY_SCHEDULE",
+    "MAIL_FROM", "OPERATOR_EMAIL",
   ])
 
   # callers: who may invoke it: an IAM member, "tasks" or "scheduler" (the accounts that their tokens name), or "public".
@@ -75,7 +76,7 @@ locals {
       description   = "Tells somebody something: by mail, or the caller's system."
       ingress       = "ALLOW_INTERNAL_ONLY"
       callers       = ["tasks"]
-      settings      = concat(local.opens_ledger, ["PORTAL_URL", "OUTCOME_URL", "MAIL_FROM", "OPERATOR_EMAIL"])
+      settings      = concat(local.opens_ledger, ["CHARGE_URL", "PORTAL_URL", "OUTCOME_URL", "MAIL_FROM", "OPERATOR_EMAIL"])
       secrets       = concat(["STRIPE_API_KEY", "SIGNING_SECRETS"], var.mail == null ? [] : ["SMTP_URL"])
       queues        = []
       max_instances = 3

@@ -30,8 +30,6 @@ NOT_SET: Final = {  # Of the contract's variables, those that no deployment sets
 }
 OF_THE_PLATFORM: Final = {"LOG_EXECUTION_ID", "THREADS"}  # Read by functions-framework.
 ONLY_FOR: Final[Mapping[str, set[str]]] = {  # What not every function that reads it from the environment makes use of.
-    "MAIL_FROM": {"notify"},
-    "OPERATOR_EMAIL": {"notify"},
     "PORTAL_URL": {"charge", "notify", "portal"},
     "SIGNING_SECRETS": {"charge", "notify", "portal"},
     "SMTP_URL": {"notify"},
