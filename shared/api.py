@@ -235,7 +235,6 @@ def view(charge: Charge, customer_url: str | None = None) -> dict[str, Any]:
         "last_error": _error(charge),
         "options": sorted(policy.options(charge)),
         "customer_url": None if charge.final else customer_url,
-        "pays_elsewhere_since": charge.pays_elsewhere_since,
         "attempts": [
             {
                 "number": attempt.number,

@@ -1165,7 +1165,7 @@ def _unconfirmed(charge: Charge, intent: PaymentIntent, now: datetime) -> Decisi
 
 def _came_back(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     error = intent.last_error or _last_request(charge).error or charge.last_error
-    asks = intent.last_error is not None and codes.row(intent.last_error).seen is Seen.AUTHENTICATION_REQUIRED
+    asks = intent.last_error is not None and intent.last_error.code == "authentication_required"  # Not: it failed.
     status = Status.ACTION_REQUIRED if asks else Status.DECLINED
     return _declined(dataclasses.replace(charge, last_error=error), status, now)
 

@@ -280,7 +280,7 @@ WRONG: Final = [
     ("metadata", "x"), ("metadata", {"pio_charge": "mine"}), ("metadata", {"a[b]": "c"}), ("metadata", {"a": 1}),
     ("metadata", {"k" * 41: "v"}), ("metadata", {"k": "v" * 501}), ("metadata", {"": "v"}),
     ("metadata", {f"k{n}": "v" for n in range(49)}),
-    ("retry", "always"), ("retry", "schedule"),
+    ("retry", "always"), ("retry", True),
     ("description", 1), ("description", "d" * 1001),
     ("expires_at", "tomorrow"), ("expires_at", "2026-12-01T00:00:00"), ("expires_at", "2026-11-24T08:59:59Z"),
     ("expires_at", "2027-11-25T09:00:00Z"),
