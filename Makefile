@@ -2,16 +2,18 @@
 
 UV_VERSION := 0.13.9
 STRIPE_CLI_VERSION := 1.52.0
+CHECKOV_VERSION := 3.3.30
 
 # Stamps: made once, and made again when what they are made from changes.
 PACKAGES := .venv/.installed
 STRIPE_CLI := .cache/stripe-cli/.installed-$(STRIPE_CLI_VERSION)
+CHECKOV := .cache/checkov/.installed-$(CHECKOV_VERSION)
 
 # A Python that is missing is said at once, not fetched from somewhere.
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help demo local test check setup lock clean
+.PHONY: help demo local test check audit words setup lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +35,16 @@ check: $(PACKAGES)  ## Lint, check the format and the types
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 
+audit: $(CHECKOV)  ## Hold the deployment against checkov's rules (the first time: a minute and 300 MB)
+	.cache/checkov/bin/checkov --directory infra/terraform --framework terraform --compact --quiet
+
+words: $(PACKAGES)  ## Bring the translations up to date with the sentences in the code and in the templates
+	@mkdir -p .local
+	.venv/bin/pybabel --quiet extract --mapping-file shared/locale/babel.cfg --omit-header --add-location file \
+		--sort-by-file --output-file .local/words.pot functions shared
+	.venv/bin/pybabel --quiet update --input-file .local/words.pot --output-file shared/locale/de.po --locale de \
+		--omit-header --ignore-obsolete --no-fuzzy-matching --width 120
+
 setup: $(PACKAGES) $(STRIPE_CLI)  ## Install what the rest needs (they all do it by themselves)
 
 lock: $(PACKAGES)  ## Write requirements.lock anew from pyproject.toml
@@ -47,6 +59,14 @@ $(PACKAGES): requirements.lock
 	python3 -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock
+	@printf '#!/bin/sh\nPYTHONPATH="%s" exec "%s/.venv/bin/python" -m shared.cli "$$@"\n' "$(CURDIR)" "$(CURDIR)" \
+		> .venv/bin/paidonce && chmod +x .venv/bin/paidonce
+	@touch $@
+
+# In an environment of its own: it wants older packages than we do, and much room.
+$(CHECKOV):
+	python3 -m venv .cache/checkov
+	.cache/checkov/bin/python -m pip install --quiet --disable-pip-version-check checkov==$(CHECKOV_VERSION)
 	@touch $@
 
 # The official client of Stripe's API, which the tests drive our Stripe double with.

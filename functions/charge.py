@@ -15,8 +15,6 @@ from shared.charge import Act, Chosen, charge_id
 from shared.deliver import TaskBody
 from shared.gateway import STRIPE_API_VERSION
 
-UNKNOWN_ID_SECONDS: Final = 60  # A task may overtake the commit that it was made for, but not by so much.
-
 
 class _Id(BaseConverter):
     """A charge's id in a path."""
@@ -126,13 +124,7 @@ def _deliver(request: flask.Request, name: str) -> Answer:
 def _unknown_id(request: flask.Request, name: str) -> Answer:
     if not by_task(request):
         raise Problem(404, "not-found", "There is no such charge.")
-    parts = wiring.parts("charge")
-    now = parts.clock.now().timestamp()
-    eta = request.headers.get("X-CloudTasks-TaskETA", type=float, default=now)
-    enqueued_at = TaskBody.read(request.get_data()).enqueued_at or eta
-    young = now < enqueued_at + UNKNOWN_ID_SECONDS
-    log.warning("a task names a charge that is not recorded", charge=name, young=young)
-    return answer.as_json({"charge": name, "status": None}, 409 if young else 200)
+    return answer.unknown_charge(request, name, wiring.parts("charge").clock.now())
 
 
 def _read(request: flask.Request, name: str | None) -> Answer:

@@ -11,11 +11,14 @@ import flask
 from shared import log
 from shared.api import HTTP_STATUS, RETRY_AFTER_SECONDS, Problem, view
 from shared.charge import Charge
-from shared.deliver import Outcome
+from shared.deliver import Outcome, TaskBody
+from shared.gate import LedgerClosed
 from shared.ledger import LedgerUnavailable
 
 Answer = flask.Response
+CLOSED_SECONDS: Final = 60  # A person must do something first.
 STRIPE_DOWN_SECONDS: Final = 30  # Asked of the queue while Stripe as a whole does not answer.
+UNKNOWN_ID_SECONDS: Final = 60  # A task may overtake the commit that it was made for, but not by so much.
 
 
 def by_task(request: flask.Request) -> bool:
@@ -68,6 +71,15 @@ def to_task(outcome: Outcome) -> Answer:
     return as_json({"charge": charge.id, "status": charge.status}, 409 if again else 200)
 
 
+def unknown_charge(request: flask.Request, name: str, now: datetime) -> Answer:
+    """Answer Cloud Tasks about a charge that is not recorded: come again while it may be, then never."""
+    eta = request.headers.get("X-CloudTasks-TaskETA", type=float, default=now.timestamp())
+    enqueued_at = TaskBody.read(request.get_data()).enqueued_at or eta
+    young = now.timestamp() < enqueued_at + UNKNOWN_ID_SECONDS
+    log.warning("a task names a charge that is not recorded", charge=name, young=young)
+    return as_json({"charge": name, "status": None}, 409 if young else 200)
+
+
 def _seconds(charge: Charge, now: datetime) -> int:
     """Say in how many seconds it is worth asking again."""
     if charge.due_at is None:
@@ -85,6 +97,8 @@ def guarded(handle: Callable[[flask.Request], Answer]) -> Callable[[flask.Reques
                 return handle(request)
             except Problem as found:
                 return problem(found)
+            except LedgerClosed as closed:
+                return problem(Problem(503, "ledger-closed", str(closed), retry_after=CLOSED_SECONDS))
             except LedgerUnavailable:
                 log.error("the ledger is out of reach")
                 detail = (

@@ -27,20 +27,24 @@ from shared.charge import (
     Answered,
     Charge,
     Chosen,
+    Compared,
     Crashed,
     Fetched,
     Happened,
     Listed,
     LookFailed,
     Observation,
-    Party,
+    PaymentIntent,
     Request,
     Seen,
     Status,
+    Terms,
     Woken,
     charge_id,
 )
 from shared.clock import Clock
+from shared.gate import Gate
+from shared.gateway import STRIPE_API_VERSION
 from shared.ledger import Conflict, Held, Ledger, LedgerUnavailable
 from shared.policy import Decision, Limits, Then
 from shared.tasks import Task, TaskQueue, task_name
@@ -50,6 +54,8 @@ SHORT_WAIT: Final = timedelta(seconds=2)  # Worth waiting for inside a delivery;
 TWIN_WAIT: Final = timedelta(seconds=10)  # How long a repeated request waits for the one in hand before it answers 409.
 TWIN_LOOK: Final = timedelta(milliseconds=100)  # When it first looks again; then after twice as long, each time.
 STRIPE_DOWN_AFTER: Final = 3  # Calls in a row without an answer: no longer one charge's bad luck.
+CHARGE_ID: Final = re.compile(r"[0-9a-f]{40}")
+OUR_KEY: Final = re.compile(r"pio-([0-9a-f]{40})-")
 SWEEP_AGAIN: Final = timedelta(minutes=5)  # When the sweep takes up a charge again if its task brought nothing; then
 SWEEP_AGAIN_GROWS: Final = 4  # each time so much later: a task that does not come most often waits in a slowed queue,
 SWEEP_AGAIN_AT_MOST: Final = timedelta(hours=6)  # where one more of them only keeps others waiting.
@@ -71,6 +77,9 @@ class Gateway(Protocol):
         self, customer: str, account: str | None, since: datetime, until: datetime, api_version: str
     ) -> Listed | LookFailed:
         """List PaymentIntents."""
+
+    def recover(self, payment_intent: str, account: str | None) -> tuple[PaymentIntent, Terms] | LookFailed:
+        """Read a PaymentIntent together with what was asked for when it was made."""
 
 
 class TaskBody(msgspec.Struct, frozen=True):
@@ -136,6 +145,7 @@ class Charger:
         self,
         *,
         ledger: Ledger,
+        gate: Gate,
         gateway: Gateway,
         tasks: TaskQueue,
         clock: Clock,
@@ -146,6 +156,7 @@ class Charger:
         new_owner: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         self._ledger = ledger
+        self._gate = gate
         self._gateway = gateway
         self._tasks = tasks
         self._clock = clock
@@ -163,13 +174,15 @@ class Charger:
 
         `at_once` False: the task queue carries it out, after this has returned. Raises LedgerUnavailable when it is
         not certain that the charge was recorded: nothing has been sent then, but it may be later.
+        Raises LedgerClosed, as everything here that may lead to a send.
         """
+        charge = dataclasses.replace(self._gate.new(charge), epoch=1)
         lease = self._new_lease()
         began = self._clock.now()
-        charge = dataclasses.replace(charge, epoch=1)
+        known_new = charge.restored_at is None
         if at_once:
             charge = self._leased(charge, lease)
-            charge = charge.with_request(charge.create.sent(began))
+            charge = charge.with_request(charge.create.sent(began)) if known_new else charge
         else:
             charge = dataclasses.replace(charge, due_at=began + policy.FIRST_WAIT)
         held = self._ledger.insert(charge)
@@ -180,7 +193,9 @@ class Charger:
             return Outcome(charge=held.charge)
         self._beside(lambda: self._make_task(held.charge, lease.until))
         run = Run(held=held, charge=held.charge, lease=lease)
-        return self._guarded(run, lambda: self._work(run, self._send(run, held.charge.create)))
+        if known_new:
+            return self._guarded(run, lambda: self._work(run, self._send(run, held.charge.create)))
+        return self._guarded(run, lambda: self._work(run, Decision(charge=held.charge, then=Then.GO_ON)))
 
     def deliver(self, charge_id: str, *, by_task: bool, epoch: int | None = None) -> Outcome | None:
         """Take up a charge where it stands. None: there is no such charge. Raises LedgerUnavailable.
@@ -188,6 +203,7 @@ class Charger:
         A task of an older epoch ends at once: a newer one was made since, or else `due_at` covers it. So a charge has
         one task that comes again and again, and not one for every time that it was swept.
         """
+        self._gate.check()
         held = self._ledger.get(charge_id)
         if held is None:
             return None
@@ -202,6 +218,7 @@ class Charger:
 
     def act(self, charge_id: str, choice: Chosen, *, version: int | None) -> Outcome | None:
         """Do what somebody chose. None: there is no such charge, or (`refusal` "version") it has moved on."""
+        self._gate.check()
         while True:
             held = self._ledger.get(charge_id)
             if held is None:
@@ -220,7 +237,7 @@ class Charger:
             rests = decision.then is Then.REST
             prepared = self._settled(run.charge, None, run.lease) if rests else self._leased(run.charge, run.lease)
             try:
-                run.held = self._ledger.update(held, prepared)  # Rule 5: durable before anything is sent on its behalf.
+                run.held = self._update(held, prepared)  # Rule 5: durable before anything is sent on its behalf.
             except Conflict:
                 continue
             run.charge = run.held.charge
@@ -231,6 +248,7 @@ class Charger:
 
     def give_up(self, account: str | None, idempotency_key: str, *, livemode: bool, actor: str, note: str) -> Outcome:
         """Rule 7, the definite no: cancel the charge of this key, or see to it that there never will be one."""
+        self._gate.check()
         name = charge_id(account, idempotency_key)
         never = policy.never_charge(
             charge_id=name,
@@ -253,6 +271,7 @@ class Charger:
 
         Raises LedgerUnavailable or LookUnavailable when it could not be made durable: Stripe shall send it again.
         """
+        self._gate.check()
         held = self._find(event)
         if held is None:
             return self._unowned(event)
@@ -280,7 +299,8 @@ class Charger:
 
         Safe to overlap. Begins nothing in the second half of the function's time. Returns how many it has seen to.
         """
-        swept, queue_works = 0, True
+        self._gate.check()
+        swept, queue_works, oldest = 0, True, timedelta()
         ends_at = self._clock.monotonic() + self._limits.function_timeout.total_seconds() / 2
         for name in self._ledger.due(self._clock.now(), SWEEP_BATCH):
             if self._clock.monotonic() >= ends_at:
@@ -289,6 +309,8 @@ class Charger:
             now = self._clock.now()
             if held is None or held.charge.due_at is None or held.charge.due_at > now:
                 continue
+            if policy.needs_us(held.charge):
+                oldest = max(oldest, now - held.charge.created_at)
             if queue_works:
                 has_task = held.charge.swept_until is not None and now < held.charge.swept_until
                 try:
@@ -303,7 +325,58 @@ class Charger:
                 if self._take_up(held, by_task=True).stripe_down:
                     break
             swept += 1
+        log.info("swept", charges=swept, oldest_seconds=round(oldest.total_seconds()))
         return swept
+
+    # --- What an audit finds ------------------------------------------------------------------------------------------
+
+    def recover(self, payment_intent: str, account: str | None) -> Charge:
+        """Record the charge of a PaymentIntent of ours that is paid, and of which the ledger knows nothing.
+
+        So whoever repeats its key is told that it is paid. Raises LedgerUnavailable or LookUnavailable.
+        """
+        read = self._gateway.recover(payment_intent, account)
+        if isinstance(read, LookFailed):
+            raise LookUnavailable(payment_intent)
+        intent, terms = read
+        found = policy.recovered(
+            [intent],
+            terms=terms,
+            generation=self._generation,
+            api_version=STRIPE_API_VERSION,
+            now=self._clock.now(),
+        )
+        held = self._ledger.insert(self._settled(found, None, self._new_lease()))
+        if held is not None:
+            log.error(
+                "a discrepancy was recorded", charge=found.id, kind="paid_without_charge", payment_intent=payment_intent
+            )
+        return found if held is None else held.charge
+
+    def examine(self, charge_id: str, payment_intent: str, *, with_charges: bool = True) -> Charge:
+        """Read a PaymentIntent that an audit wonders about, and record what that shows about this charge.
+
+        with_charges: what was refunded is read, too.
+
+        Raises LedgerUnavailable or LookUnavailable.
+        """
+        held = self._ledger.get(charge_id)
+        assert held is not None, "charges are never deleted"
+        terms, run = held.charge.terms, Run(held=held, charge=held.charge, lease=self._new_lease())
+        looked: Observation = self._gateway.fetch(
+            payment_intent, terms.account, held.charge.create.api_version, with_charges=with_charges
+        )
+        if payment_intent == held.charge.payment_intent and held.charge.status is Status.SUCCEEDED:
+            looked = _comparison(looked, with_charges=with_charges)
+        if isinstance(looked, LookFailed):
+            raise LookUnavailable(payment_intent)
+        decision = self._learn(run, looked)
+        if run.charge != held.charge:
+            more = decision.then is Then.GO_ON
+            self._save(run, lambda charge: self._with_epoch(self._settled(charge, None, run.lease), more=more))
+            if more:
+                self._make_task(run.charge, None)
+        return run.charge
 
     # --- One delivery -------------------------------------------------------------------------------------------------
 
@@ -376,7 +449,7 @@ class Charger:
         self._finish(run, wait, by_task=by_task)
         return Outcome(
             charge=run.charge,
-            again=policy.waiting_on(run.charge) is Party.SYSTEM and not self._is_far(run.charge),
+            again=policy.needs_us(run.charge) and not self._is_far(run.charge),
             stripe_down=wait is not None and self._silence >= STRIPE_DOWN_AFTER,
         )
 
@@ -396,7 +469,7 @@ class Charger:
             return self._leased(charge.with_request(sent) if recorded else charge, run.lease)
 
         try:
-            run.held = self._ledger.update(run.held, as_sent(run.charge))
+            run.held = self._update(run.held, as_sent(run.charge))
         except Conflict:
             self._read_again(run)
             return Decision(charge=run.charge, then=Then.GO_ON)
@@ -430,6 +503,7 @@ class Charger:
             seen=str(getattr(observation, "seen", "")),
             status=run.charge.status,
             then=decision.then,
+            age_seconds=round((self._clock.now() - run.charge.created_at).total_seconds()),
         )
         return decision
 
@@ -445,7 +519,7 @@ class Charger:
 
     def _needs_task(self, charge: Charge, *, by_task: bool) -> bool:
         """Whether a task must be made: not by one that comes again by itself, unless that would be far too often."""
-        return policy.waiting_on(charge) is Party.SYSTEM and (not by_task or self._is_far(charge))
+        return policy.needs_us(charge) and (not by_task or self._is_far(charge))
 
     def _is_far(self, charge: Charge) -> bool:
         return charge.due_at is not None and charge.due_at - self._clock.now() > policy.LAST_WAIT
@@ -457,13 +531,28 @@ class Charger:
             if dataclasses.replace(prepared, epoch=run.held.charge.epoch) == run.held.charge:
                 return False
             try:
-                run.held = self._ledger.update(run.held, prepared)
+                run.held = self._update(run.held, prepared)
             except Conflict:
                 self._read_again(run)
                 continue
             run.charge = run.held.charge
             run.learned.clear()
             return True
+
+    def _update(self, held: Held, charge: Charge) -> Held:
+        """Record a charge; what has been found out about it that nobody explains is told to the operator."""
+        updated = self._ledger.update(held, charge)
+        known = {(found.kind, found.payment_intent, found.detail) for found in held.charge.discrepancies}
+        for found in charge.discrepancies:
+            if (found.kind, found.payment_intent, found.detail) not in known:
+                log.error(
+                    "a discrepancy was recorded",
+                    charge=charge.id,
+                    kind=found.kind,
+                    payment_intent=found.payment_intent,
+                    settled=found.settled,
+                )
+        return updated
 
     def _read_again(self, run: Run) -> None:
         held = self._ledger.get(run.charge.id)
@@ -487,16 +576,16 @@ class Charger:
         )
 
     def _busy(self, charge: Charge) -> bool:
-        return not charge.final and charge.lease_until is not None and self._clock.now() < charge.lease_until
+        return not charge.done and charge.lease_until is not None and self._clock.now() < charge.lease_until
 
     def _leased(self, charge: Charge, lease: Lease) -> Charge:
-        due_at = None if charge.final else lease.until
+        due_at = None if charge.done else lease.until
         return dataclasses.replace(charge, lease_owner=lease.owner, lease_until=lease.until, due_at=due_at)
 
     def _settled(self, charge: Charge, wait: timedelta | None, lease: Lease) -> Charge:
         """Give the lease back, if it is ours, and say when the charge is due; another's lease keeps both."""
         if self._busy(charge) and charge.lease_owner != lease.owner:
-            return dataclasses.replace(charge, due_at=None) if charge.final else charge
+            return dataclasses.replace(charge, due_at=None) if charge.done else charge
         due_at = policy.due_at(charge, self._clock.now(), wait)
         charge = dataclasses.replace(charge, lease_owner="", lease_until=None, due_at=due_at)
         return charge if wait is not None else dataclasses.replace(charge, sweeps=0, swept_until=None)
@@ -518,7 +607,7 @@ class Charger:
 
     def _find(self, event: Happened) -> Held | None:
         """Find the charge an event is about: by metadata, by key, by PaymentIntent. None of them proves anything."""
-        key = re.match(r"pio-([0-9a-f]{40})-", event.idempotency_key or "")
+        key = OUR_KEY.match(event.idempotency_key or "")
         names: Sequence[str | None] = (event.payment_intent.charge_id, key.group(1) if key else None)
         for name in dict.fromkeys(filter(None, names)):
             held = self._ledger.get(name)
@@ -530,23 +619,9 @@ class Charger:
 
     def _unowned(self, event: Happened) -> str:
         intent = event.payment_intent
-        if intent.charge_id is None or intent.seen is not Seen.SUCCEEDED:
+        if intent.seen is not Seen.SUCCEEDED or not CHARGE_ID.fullmatch(intent.charge_id or ""):
             return "not ours"
-        self._ledger.record_once(
-            "Discrepancy",
-            f"{intent.id}-no-charge",
-            {
-                "kind": "paid_without_charge",
-                "payment_intent": intent.id,
-                "account": event.account or "",
-                "charge": intent.charge_id,
-                "amount": intent.amount_received,
-                "currency": intent.currency,
-                "at": self._clock.now(),
-            },
-        )
-        log.error("a PaymentIntent of ours is paid, and there is no charge", payment_intent=intent.id)
-        return "recorded: no charge"
+        return f"recovered: {self.recover(intent.id, event.account).status}"
 
 
 def _swept(charge: Charge, now: datetime, *, has_task: bool) -> Charge:
@@ -565,6 +640,15 @@ def _may_be_stale(observation: Observation) -> bool:
     if isinstance(observation, Fetched):
         return observation.payment_intent.seen not in policy.NEVER_STALE
     return isinstance(observation, Listed | LookFailed)
+
+
+def _comparison(looked: Observation, *, with_charges: bool) -> Observation:
+    """Return what an audit has read as what it is compared with; what Stripe does not know is a finding, too."""
+    if isinstance(looked, Fetched):
+        refunded = looked.amount_refunded if with_charges else None
+        return Compared(payment_intent=looked.payment_intent, amount_refunded=refunded)
+    gone = isinstance(looked, LookFailed) and looked.seen in policy.REFUSED
+    return Compared(payment_intent=None) if gone else looked
 
 
 class LookUnavailable(Exception):

@@ -709,7 +709,7 @@ def test_a_task_that_can_never_work_is_kept_as_one_dead_letter_and_is_200(
     headers = {"X-CloudTasks-QueueName": "charges"} | ({} if key is None else {"Idempotency-Key": key})
     answers = [send(world, raw, headers=headers) for _ in range(2)]
     assert [answer.status for answer in answers] == [200, 200]
-    (name,) = world.store.names("DeadLetter")
+    (name,) = world.store.all_names("DeadLetter")
     assert answers[0].body["dead_letter"] == answers[1].body["dead_letter"] == name
     assert answers[0].body["problem"]["type"] == f"urn:paidonce:{problem}"
     assert world.store._entities["DeadLetter", name].properties["problem"] == problem
@@ -721,7 +721,7 @@ def test_a_task_that_reuses_a_key_for_something_else_is_a_dead_letter(world: Wor
     world.create()
     answer = told(world.post("/", body(world, amount=1), key=KEY, by_task="t"))
     assert (answer.status, answer.body["problem"]["fields"]) == (200, ["amount"])
-    assert len(world.store.names("DeadLetter")) == 1
+    assert len(world.store.all_names("DeadLetter")) == 1
     assert world.money_moved() == [1999]
 
 

@@ -430,11 +430,13 @@ def test_a_clock_that_is_a_day_slow_resends_a_forgotten_key_and_still_charges_on
 MOVES: Final[Mapping[str, Callable[[World], object]]] = {
     **WAYS,
     "the caller": lambda world: world.create(),
-    "the operator delivers": lambda world: [world.post(f"/{name}/deliver", {}) for name in world.store.names(CHARGE)],
-    "somebody retries": lambda world: [world.post(f"/{name}/retry", {}) for name in world.store.names(CHARGE)],
+    "the operator delivers": lambda world: [
+        world.post(f"/{name}/deliver", {}) for name in world.store.all_names(CHARGE)
+    ],
+    "somebody retries": lambda world: [world.post(f"/{name}/retry", {}) for name in world.store.all_names(CHARGE)],
     "another card": lambda world: [
         world.post(f"/{name}/payment-method", {"payment_method": "pm_card_mastercard"})
-        for name in world.store.names(CHARGE)
+        for name in world.store.all_names(CHARGE)
     ],
     "the caller cancels": lambda world: world.post("/cancel", {}, key=KEY),
     "events arrive": lambda world: world.deliver_webhooks(),
