@@ -362,9 +362,10 @@ class WronglyTimed(World):
 
     def cross(self, service: str, where: str, call: Callable[[], Any], lost: Callable[[], Exception]) -> Any:
         """Let the clocks jump, then make the call."""
-        wall, monotonically = self.jumps.get(len(self.services), (timedelta(), timedelta()))
-        self.ours.wall += wall
-        self.ours.monotonically += monotonically
+        if self._inside == 0:  # And not in what the world does before it is looked at.
+            wall, monotonically = self.jumps.get(len(self.services), (timedelta(), timedelta()))
+            self.ours.wall += wall
+            self.ours.monotonically += monotonically
         return super().cross(service, where, call, lost)
 
     def mend(self) -> None:

@@ -33,10 +33,13 @@ from infra.local.tasks.rules import Refused, short_id
 from infra.local.tasks.rules import Settings as TasksSettings
 from shared import wiring
 from shared.charge import FINAL
+from shared.checkout import Checkout
 from shared.deliver import Charger
+from shared.gate import Gate
 from shared.gateway import Gateway
 from shared.ledger import Ledger
 from shared.policy import Limits
+from shared.reconcile import Reconciler
 from shared.settings import Settings
 from shared.store import CHARGE, StoreUnavailable
 from shared.tasks import CloudTasks
@@ -51,6 +54,7 @@ FUNCTIONS: Final = Path(__file__).parents[2] / "functions"
 LEDGER_TAKES: Final = timedelta(milliseconds=10)
 STRIPE_TAKES: Final = timedelta(milliseconds=600)
 REFUSAL_TAKES: Final = timedelta(milliseconds=50)  # A connection refused, a 503 from the edge.
+WARMING_UP: Final = timedelta(minutes=1)  # Before the outage each instance has served its first request.
 TICK: Final = timedelta(minutes=1)  # Cloud Scheduler's.
 CALLER_WAITS: Final = timedelta(seconds=10)  # Before it repeats its request; then twice as long, each time,
 CALLER_WAITS_AT_MOST: Final = timedelta(minutes=5)  # up to this.
@@ -110,10 +114,10 @@ class Deployment:
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
-        self.timeline = Timeline(START)
+        self.timeline = Timeline(START - WARMING_UP)
         self.limits = Limits()
         self.recovers_at = START + max(scenario.down.values())
-        self.arrivals: list[tuple[datetime, str]] = []  # At Stripe: when, and what for.
+        self.arrivals: list[tuple[datetime, str]] = []  # At Stripe, on behalf of charges: when, and what for.
         self.sends: Counter[str] = Counter()  # By idempotency key.
         self.limited = 0
         self.dispatches: list[datetime] = []
@@ -137,7 +141,8 @@ class Deployment:
     def _connect(self) -> None:
         self.stripe = StripeEngine(clock=lambda: self.timeline.now().timestamp(), seed=1)
         if Down.STRIPE in self.scenario.down:
-            self.stripe.faults.add(Rule(fault=self.scenario.stripe_fails_by, times=None, method="*"))
+            fails = Rule(fault=self.scenario.stripe_fails_by, times=None, method="*")
+            self.timeline.at(START, lambda: self.stripe.faults.rules.append(fails))
             self.timeline.at(START + self.scenario.down[Down.STRIPE], self.stripe.faults.clear)
         settings = TasksSettings() if self.scenario.queue_throttles else TasksSettings(first_hold=timedelta(0))
         self.tasks = TasksEngine(":memory:", now=self.timeline.now, settings=settings)
@@ -147,7 +152,7 @@ class Deployment:
 
     def is_down(self, what: Down) -> bool:
         """Whether this is down just now."""
-        return self.timeline.now() < START + self.scenario.down.get(what, timedelta())
+        return START <= self.timeline.now() < START + self.scenario.down.get(what, timedelta())
 
     def _instance(self, number: int) -> wiring.Parts:
         settings = Settings.from_environment(
@@ -170,19 +175,33 @@ class Deployment:
         )
         tasks._client = _TasksClient(self)  # type: ignore[assignment]
         seconds = self.limits.stripe_timeout.total_seconds()
+        gateway = Gateway(API_KEY, None, timeout_seconds=seconds, http_client=_StripeClient(self))
         owners = random.Random(number)  # noqa: S311 - so that runs repeat.
+        gate = Gate(ledger=ledger, stripe=gateway, clock=self.timeline, database="virtual/", generation=1)
         charger = Charger(
             ledger=ledger,
-            gateway=Gateway(API_KEY, None, timeout_seconds=seconds, http_client=_StripeClient(self)),
+            gate=gate,
+            gateway=gateway,
             tasks=tasks,
             clock=self.timeline,
             limits=self.limits,
             charge_url=settings.charge_url,
             generation=1,
-            beside=self.timeline.spawn,  # type: ignore[arg-type]
+            beside=self.timeline.spawn,
             new_owner=lambda: f"{owners.getrandbits(64):016x}",
         )
-        return wiring.Parts(settings=settings, clock=self.timeline, ledger=ledger, livemode=False, charger=charger)
+        return wiring.Parts(
+            settings=settings,
+            clock=self.timeline,
+            ledger=ledger,
+            livemode=gateway.livemode,
+            gate=gate,
+            gateway=gateway,
+            charger=charger,
+            limits=self.limits,
+            reconciler=Reconciler(charger=charger, ledger=ledger, gate=gate, gateway=gateway, clock=self.timeline),
+            checkout=Checkout(gateway, None),
+        )
 
     # --- What happens -------------------------------------------------------------------------------------------------
 
@@ -193,10 +212,16 @@ class Deployment:
             gap = self.scenario.asked_within / self.scenario.charges
             for number in range(self.scenario.charges):
                 self.timeline.at(START + number * gap, lambda n=number: self.timeline.spawn(lambda: self._ask(n)))  # type: ignore[misc]
-            self._tick()
+            self.timeline.spawn(self._warm_up)
+            self.timeline.at(START, self._tick)
             self.timeline.run(self.recovers_at)
             self.timeline.run(self.recovers_at + self.scenario.watched, unless=lambda: self._over)
             self.ended_at = self.timeline.now()
+
+    def _warm_up(self) -> None:
+        """Serve each instance's first request, one after another: a gate that opens holds a real lock."""
+        for instance in self._instances:
+            instance.gate.check()
 
     def _new_customer(self) -> str:
         held, self.stripe.faults.rules = self.stripe.faults.rules, []
@@ -346,7 +371,8 @@ class _StripeClient(stripe.HTTPClient):
         parts = urlsplit(url)
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         endpoint = _endpoint(method, parts.path)
-        deployment.arrivals.append((deployment.timeline.now(), endpoint))
+        if endpoint != "other":
+            deployment.arrivals.append((deployment.timeline.now(), endpoint))
         deployment.sends[sent.get("Idempotency-Key", "")] += 1
         body = post_data.encode() if isinstance(post_data, str) else post_data or b""
         down = deployment.is_down(Down.STRIPE)
@@ -377,7 +403,8 @@ class _StripeClient(stripe.HTTPClient):
 
 
 def _endpoint(method: str, path: str) -> str:
+    """Name what is asked for on behalf of a charge; what backfill and audit ask each minute is "other"."""
     last = path.rstrip("/").rsplit("/", 1)[-1]
     if method.upper() == "GET":
-        return "list" if last in {"payment_intents", "charges"} else "fetch"
+        return "fetch" if last.startswith("pi_") else "list" if last in {"payment_intents", "charges"} else "other"
     return last if last in {"confirm", "cancel"} else "create"

@@ -51,7 +51,7 @@ class Timeline:
         """Do something at this time, or now if that is past. It does not sleep."""
         heapq.heappush(self._events, (max(time, self._now), next(self._numbers), action))
 
-    def spawn(self, work: Callable[[], None]) -> None:
+    def spawn(self, work: Callable[[], object]) -> None:
         """Begin a process now, once whatever runs now has slept or ended."""
         self.at(self._now, lambda: self._begin(work))
 
@@ -63,7 +63,7 @@ class Timeline:
             if self._failure is not None:
                 raise self._failure
 
-    def _begin(self, work: Callable[[], None]) -> None:
+    def _begin(self, work: Callable[[], object]) -> None:
         worker = self._idle.pop() if self._idle else _Worker(self)
         worker.work = work
         self._run(worker)
@@ -89,7 +89,7 @@ class _Worker(threading.Thread):
     def __init__(self, timeline: Timeline) -> None:
         super().__init__(daemon=True)
         self._timeline = timeline
-        self.work: Callable[[], None] = lambda: None
+        self.work: Callable[[], object] = lambda: None
         self.go = threading.Lock()
         self.go.acquire()
         self.start()
