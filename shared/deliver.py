@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Protocol, Self
@@ -311,13 +311,8 @@ class Charger:
         self._gate.check()
         swept, queue_works, oldest = 0, True, timedelta()
         ends_at = self._clock.monotonic() + self._limits.function_timeout.total_seconds() / 2
-        for name in self._ledger.due(self._clock.now(), SWEEP_BATCH):
-            if self._clock.monotonic() >= ends_at:
-                break  # Those left are the oldest next time.
-            held = self._ledger.get(name)
-            now = self._clock.now()
-            if held is None or held.charge.due_at is None or held.charge.due_at > now:
-                continue
+        for overdue in self._overdue(ends_at):
+            held, now = overdue, self._clock.now()
             if policy.needs_us(held.charge):
                 oldest = max(oldest, now - held.charge.created_at)
             if queue_works:
@@ -336,6 +331,19 @@ class Charger:
             swept += 1
         log.info("swept", charges=swept, oldest_seconds=round(oldest.total_seconds()))
         return swept
+
+    def _overdue(self, ends_at: float) -> Iterator[Held]:
+        """Read the open charges that are overdue, the oldest first, for as long as there is time."""
+        for name in self._ledger.due(self._clock.now(), SWEEP_BATCH):
+            if self._clock.monotonic() >= ends_at:
+                return  # Those left are the oldest next time.
+            try:
+                held = self._ledger.get(name)
+            except msgspec.ValidationError:  # Written by a newer version, or by hand: the others cannot help it.
+                log.exception("a charge cannot be read", charge=name)
+                continue
+            if held is not None and held.charge.due_at is not None and held.charge.due_at <= self._clock.now():
+                yield held
 
     # --- What an audit finds ------------------------------------------------------------------------------------------
 

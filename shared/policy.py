@@ -864,6 +864,8 @@ def _needless(charge: Charge, audience: Audience, topic: Topic, now: datetime) -
     """Whether it would be noise: a try that a customer need not know of, or good news about trouble never told."""
     if topic is Topic.RETRYING:  # S6: a few tries of what was the processor's trouble.
         return charge.next_attempt_at is not None and charge.next_attempt_at <= now + TRANSIENT_WAITS[-1]
+    if audience is Audience.CUSTOMER and topic is Topic.ACTION_REQUIRED:  # Who is here is led to the bank at once.
+        return bool(charge.attempts) and "return_url" in json.loads(charge.attempts[-1].parameters)
     told = any(notice.audience is Audience.CUSTOMER and not notice.dropped for notice in charge.outbox)
     return audience is Audience.CUSTOMER and topic in CONCLUDES and not told
 
