@@ -226,6 +226,7 @@ class World:
                 "STRIPE_WEBHOOK_SECRETS": f"whsec_old,{SECRET}",
                 "TASKS_LOCATION": "nowhere",
                 "CHARGE_URL": "http://charge",
+                "LEDGER_GENERATION": str(self.generation),
             },
             function="charge",
         )
