@@ -399,7 +399,7 @@ class Charger:
         while True:
             held = self._ledger.get(asked.id)
             assert held is not None, "charges are never deleted"
-            if held.charge.body_digest not in {asked.body_digest, ""}:
+            if not _same_request(held.charge, asked):
                 return Outcome(charge=held.charge, existed=True, refusal="key_reused")
             if not self._busy(held.charge):
                 break
@@ -660,6 +660,19 @@ def _swept(charge: Charge, now: datetime, *, has_task: bool) -> Charge:
     return dataclasses.replace(
         charge, epoch=charge.epoch + 1, due_at=until, sweeps=charge.sweeps + 1, swept_until=until
     )
+
+
+def _same_request(recorded: Charge, asked: Charge) -> bool:
+    """Whether a charge is of the request that is made now; one that was recovered may not know its digest.
+
+    Its id is what some PaymentIntent's metadata said, and anybody on a connected account may write that.
+    """
+    one, other = recorded.terms, asked.terms
+    if one.account != other.account:
+        return False
+    if recorded.body_digest or not one.amount:  # No amount: it was given up before anybody asked for it.
+        return recorded.body_digest in {asked.body_digest, ""}
+    return (one.amount, one.currency, one.customer) == (other.amount, other.currency, other.customer)
 
 
 def _may_be_stale(observation: Observation) -> bool:

@@ -98,6 +98,20 @@ def test_money_without_a_record_makes_a_charge(world: World) -> None:
     assert len(world.engine.tally().moved) == 1
 
 
+@pytest.mark.parametrize("abroad", [True, False], ids=["of another account", "of another amount"])
+def test_money_that_only_names_a_charge_does_not_pay_for_it(world: World, *, abroad: bool) -> None:
+    """Metadata is anybody's to write: who asks for 19.99 is not told that 0.50 elsewhere have paid it."""
+    headers = {"Stripe-Account": world.at_stripe("POST", "/v1/accounts", "type=standard")["id"]} if abroad else {}
+    form = "currency=usd&payment_method=pm_card_visa&confirm=true&automatic_payment_methods[enabled]=true"
+    form += f"&automatic_payment_methods[allow_redirects]=never&metadata[pio_charge]={charge_id(None, 'order-9')}"
+    world.at_stripe("POST", "/v1/payment_intents", f"amount={1999 if abroad else 50}&{form}", **headers)
+    assert findings(audit(world)) == [("paid_without_charge", "the charge was recovered")]
+    told = world.create(key="order-9")
+    assert told is not None
+    assert (told.status, told.body["type"]) == (422, "urn:paidonce:key-reused")
+    assert ("account" if abroad else "amount") in told.body["fields"]
+
+
 def test_twice_the_money_is_given_back_once(world: World) -> None:
     """The recorded PaymentIntent keeps it, the other one is refunded, whole, and never again."""
     world.create()
