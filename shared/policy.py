@@ -1180,6 +1180,9 @@ def _by_state(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     attempt = charge.open_attempt
     unsent = charge.closing is None and attempt is not None and attempt.standing is Standing.UNSENT
     if status is Status.ACTION_REQUIRED and unsent:
+        until = _held_back_until(charge, now)
+        if until is not None:
+            return _later(_unknown(charge), min(until - now, CLOSING_WAIT))
         return _go_on(_resumed(charge))  # That is what an earlier attempt left: this one was wished for in spite of it.
     charge = _settle_open_attempt(charge, intent.seen)
     if status is Status.CANCELED:
