@@ -264,6 +264,20 @@ def test_an_orphan_is_canceled_and_what_may_become_one_is_left_alone(world: Worl
     assert (states[orphan], states[stranger]) == ("canceled", "requires_payment_method")
 
 
+def test_what_another_account_calls_ours_is_left_alone(world: World) -> None:
+    """Its owner may write any metadata; the audit is not stopped by what is not on the charge's account."""
+    account = world.at_stripe("POST", "/v1/accounts", "type=standard")["id"]
+    world.create()
+    form = f"amount=50&currency=usd&metadata[pio_charge]={world.charge().id}"
+    theirs = world.at_stripe("POST", "/v1/payment_intents", form, **{"Stripe-Account": account})
+    world.clock.sleep(2 * HOUR)
+    report = audit(world)
+    assert report["finished_at"] is not None
+    assert (report["orphans"], report["findings"]) == (0, [])
+    shown = world.at_stripe("GET", f"/v1/payment_intents/{theirs['id']}", **{"Stripe-Account": account})
+    assert shown["status"] == "requires_payment_method"
+
+
 def test_an_audit_that_stripe_interrupts_goes_on_where_it_was(world: World) -> None:
     """503, and the next call takes it up."""
     world.create()
