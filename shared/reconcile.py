@@ -315,7 +315,9 @@ class Reconciler:
             return replace(report, stage=report.stage + 1, position=report.window)
         if end < report.until:
             return replace(report, stage=0, window=end, position=end)
-        self._put(AUDIT, {"report": report.name, "at": max(report.until, self._last(AUDIT))})
+        last = self._last(AUDIT)
+        follows = report.since <= max(last, self._gate.check().opened_at)  # Else what lies between is still to be done.
+        self._put(AUDIT, {"report": report.name, "at": max(report.until, last) if follows else last})
         return replace(report, finished_at=self._clock.now())
 
     def _audit_account(self, report: Report, account: str | None, end: datetime) -> Report:

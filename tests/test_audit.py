@@ -278,6 +278,18 @@ def test_what_another_account_calls_ours_is_left_alone(world: World) -> None:
     assert shown["status"] == "requires_payment_method"
 
 
+def test_an_audit_of_another_period_skips_nothing(world: World) -> None:
+    """Who audits the last day by hand leaves the days before it to the next audit by the clock."""
+    world.parts.reconciler._mark("audit", world.clock.now())
+    pay_beside(world, "order-9")
+    world.clock.sleep(5 * DAY)
+    assert world.audit(since=world.clock.now() - DAY)["findings"] == []
+    world.clock.sleep(HOUR)
+    world.sweep()
+    world.sweep()
+    assert world.charge("order-9").status is Status.SUCCEEDED
+
+
 def test_an_audit_that_stripe_interrupts_goes_on_where_it_was(world: World) -> None:
     """503, and the next call takes it up."""
     world.create()
