@@ -376,7 +376,7 @@ class Charger:
             payment_intent, terms.account, held.charge.create.api_version, with_charges=with_charges
         )
         if payment_intent == held.charge.payment_intent and held.charge.status is Status.SUCCEEDED:
-            looked = _comparison(looked, with_charges=with_charges)
+            looked = _comparison(looked)
         if isinstance(looked, LookFailed):
             raise LookUnavailable(payment_intent)
         decision = self._learn(run, looked)
@@ -682,11 +682,10 @@ def _may_be_stale(observation: Observation) -> bool:
     return isinstance(observation, Listed | LookFailed)
 
 
-def _comparison(looked: Observation, *, with_charges: bool) -> Observation:
+def _comparison(looked: Observation) -> Observation:
     """Return what an audit has read as what it is compared with; what Stripe does not know is a finding, too."""
     if isinstance(looked, Fetched):
-        refunded = looked.amount_refunded if with_charges else None
-        return Compared(payment_intent=looked.payment_intent, amount_refunded=refunded)
+        return Compared(payment_intent=looked.payment_intent, amount_refunded=looked.amount_refunded)
     gone = isinstance(looked, LookFailed) and looked.seen in policy.REFUSED
     return Compared(payment_intent=None) if gone else looked
 

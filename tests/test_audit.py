@@ -133,6 +133,19 @@ def test_twice_the_money_is_given_back_once(world: World) -> None:
     assert len(world.engine.objects("refund")) == 1
 
 
+@pytest.mark.parametrize("amount", [1999, 500])
+def test_nothing_is_given_back_where_a_person_has_refunded_the_recorded_payment(world: World, amount: int) -> None:
+    """They saw two payments and refunded one: the customer pays once, not never. It is shown to a person."""
+    world.create()
+    extra = pay_beside(world)
+    world.at_stripe("POST", "/v1/refunds", f"payment_intent={world.charge().payment_intent}&amount={amount}")
+    audit(world)
+    world.settle()
+    assert {one.payment_intent: one.refunded for one in world.engine.tally().moved}[extra["id"]] == 0
+    assert "not_paid_at_stripe" in {found.kind for found in world.charge().discrepancies}
+    assert world.charge().done
+
+
 def test_what_a_person_has_given_back_in_part_is_given_back_in_full(world: World) -> None:
     """And no more than that."""
     world.create()
