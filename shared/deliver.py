@@ -384,7 +384,7 @@ class Charger:
             payment_intent, terms.account, held.charge.create.api_version, with_charges=with_charges
         )
         if payment_intent == held.charge.payment_intent and held.charge.status is Status.SUCCEEDED:
-            looked = _comparison(looked, with_charges=with_charges)
+            looked = _comparison(looked)
         if isinstance(looked, LookFailed):
             raise LookUnavailable(payment_intent)
         decision = self._learn(run, looked)
@@ -407,7 +407,7 @@ class Charger:
         while True:
             held = self._ledger.get(asked.id)
             assert held is not None, "charges are never deleted"
-            if held.charge.body_digest not in {asked.body_digest, ""}:
+            if not _same_request(held.charge, asked):
                 return Outcome(charge=held.charge, existed=True, refusal="key_reused")
             if not self._busy(held.charge):
                 break
@@ -670,6 +670,19 @@ def _swept(charge: Charge, now: datetime, *, has_task: bool) -> Charge:
     )
 
 
+def _same_request(recorded: Charge, asked: Charge) -> bool:
+    """Whether a charge is of the request that is made now; one that was recovered may not know its digest.
+
+    Its id is what some PaymentIntent's metadata said, and anybody on a connected account may write that.
+    """
+    one, other = recorded.terms, asked.terms
+    if one.account != other.account:
+        return False
+    if recorded.body_digest or not one.amount:  # No amount: it was given up before anybody asked for it.
+        return recorded.body_digest in {asked.body_digest, ""}
+    return (one.amount, one.currency, one.customer) == (other.amount, other.currency, other.customer)
+
+
 def _may_be_stale(observation: Observation) -> bool:
     """Say whether a look must not be laid over a record that is newer than it."""
     if isinstance(observation, Fetched):
@@ -677,11 +690,10 @@ def _may_be_stale(observation: Observation) -> bool:
     return isinstance(observation, Listed | LookFailed)
 
 
-def _comparison(looked: Observation, *, with_charges: bool) -> Observation:
+def _comparison(looked: Observation) -> Observation:
     """Return what an audit has read as what it is compared with; what Stripe does not know is a finding, too."""
     if isinstance(looked, Fetched):
-        refunded = looked.amount_refunded if with_charges else None
-        return Compared(payment_intent=looked.payment_intent, amount_refunded=refunded)
+        return Compared(payment_intent=looked.payment_intent, amount_refunded=looked.amount_refunded)
     gone = isinstance(looked, LookFailed) and looked.seen in policy.REFUSED
     return Compared(payment_intent=None) if gone else looked
 

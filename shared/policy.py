@@ -602,7 +602,7 @@ def _orphan_cancel(charge: Charge, payment_intent: str) -> Request:
 def _with_refund(charge: Charge, payment_intent: str, number: int = 1) -> Charge:
     """Record that what this PaymentIntent took is to be given back: all that is left of it.
 
-    Before the first is sent, Stripe is asked whether the recorded PaymentIntent is paid indeed.
+    Before the first is sent, Stripe is asked whether the recorded PaymentIntent is paid indeed, and keeps its money.
     """
     refund = Request(
         idempotency_key=f"pio-{charge.id}-refund-{payment_intent}-{number}",
@@ -635,7 +635,8 @@ def next_step(charge: Charge, now: datetime) -> Step:
     if refund is not None:
         assert charge.payment_intent is not None, "only what was taken beside the recorded one is given back"
         is_checked = refund.standing is not Standing.LOOK
-        return Send(request=refund) if is_checked else Fetch(payment_intent=charge.payment_intent)
+        check = Fetch(payment_intent=charge.payment_intent, with_charges=True)
+        return Send(request=refund) if is_checked else check
     if charge.final:
         return Rest()
     if charge.payment_intent is None:
@@ -1092,9 +1093,11 @@ def _fetched(charge: Charge, fetched: Fetched, now: datetime, limits: Limits) ->
     intent = fetched.payment_intent
     if intent.id != charge.payment_intent:
         return _another_fetched(charge, intent, now)
-    if any(refund.standing is Standing.LOOK for refund in charge.refunds):
-        is_paid = intent.seen is Seen.SUCCEEDED and _same_money(charge, intent)
-        return _refunds_checked(charge, is_paid=is_paid, detail=f"Stripe says {intent.seen}", now=now)
+    if fetched.amount_refunded is not None and any(refund.standing is Standing.LOOK for refund in charge.refunds):
+        keeps = fetched.amount_refunded == 0 and not fetched.disputed  # Else a person has settled it, or must.
+        is_paid = intent.seen is Seen.SUCCEEDED and _same_money(charge, intent) and keeps
+        detail = f"Stripe says {intent.seen}" + ("" if keeps else ", and it is refunded or disputed")
+        return _refunds_checked(charge, is_paid=is_paid, detail=detail, now=now)
     if intent.seen in STATE:
         return _by_state(charge, intent, now)
     if charge.final:
@@ -1182,6 +1185,9 @@ def _by_state(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     attempt = charge.open_attempt
     unsent = charge.closing is None and attempt is not None and attempt.standing is Standing.UNSENT
     if status is Status.ACTION_REQUIRED and unsent:
+        until = _held_back_until(charge, now)
+        if until is not None:
+            return _later(_unknown(charge), min(until - now, CLOSING_WAIT))
         return _go_on(_resumed(charge))  # That is what an earlier attempt left: this one was wished for in spite of it.
     charge = _settle_open_attempt(charge, intent.seen)
     if status is Status.CANCELED:
