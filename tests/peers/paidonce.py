@@ -99,7 +99,6 @@ class Paidonce(Peer):
             self._dispatch(name, self.world.queue[name])
         if not due:
             self.world.sweep()
-        assert not self.world.violations, self.world.violations
 
     def _dispatch(self, name: str, waiting: Waiting) -> None:
         path = urlsplit(waiting.task.url).path
@@ -116,6 +115,7 @@ class Paidonce(Peer):
 
     def _again(self, told: Told | None) -> timedelta | None:
         """Read an answer as Cloud Tasks does: 2xx is the end of it, and Retry-After is minded."""
+        assert not self.world.violations, self.world.violations
         if told is None:
             return AGAIN
         if told.status // 100 == 2:

@@ -336,9 +336,9 @@ class Score:
 
     @property
     def burnt_closings(self) -> list[float]:
-        """Likewise where a key was burnt and the card is good: no answer of Stripe's can tell before it has."""
+        """Likewise for each burnt key of a good card: no answer of Stripe's tells whether it will still charge."""
         good = (story for story in self.stories if story.burnt and story.order.card is Card.GOOD)
-        return _known(story.seconds_unknown for story in good)
+        return _known(None if story.seconds_unknown is None else story.seconds_unknown / story.burnt for story in good)
 
     @property
     def met(self) -> Counter[str]:
