@@ -702,6 +702,13 @@ def needs_us(charge: Charge) -> bool:
     return waiting_on(charge) is Party.SYSTEM or (charge.final and not charge.tidy)
 
 
+def unheard(charge: Charge) -> bool:
+    """Whether it waits for nothing but an answer of Stripe's to what it has sent."""
+    request = charge.open_attempt if charge.payment_intent else charge.create
+    waits = charge.status in {Status.PENDING, Status.UNKNOWN} and charge.closing is None
+    return waits and request is not None and request.standing is Standing.OUT and request.unanswered > 0
+
+
 def waiting_on(charge: Charge) -> Party | None:
     """Name who must act before the charge moves on; None once it is final."""
     return charge.blocked_on if charge.status is Status.BLOCKED else WAITING_ON[charge.status]
