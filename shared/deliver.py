@@ -61,6 +61,7 @@ OUR_KEY: Final = re.compile(r"pio-([0-9a-f]{40})-")
 SWEEP_AGAIN: Final = timedelta(minutes=5)  # When the sweep takes up a charge again if its task brought nothing; then
 SWEEP_AGAIN_GROWS: Final = 4  # each time so much later: a task that does not come most often waits in a slowed queue,
 SWEEP_AGAIN_AT_MOST: Final = timedelta(hours=6)  # where one more of them only keeps others waiting.
+UNHEARD_APART: Final = timedelta(milliseconds=100)  # Ten a second: Stripe has only just come back.
 SWEEP_BATCH: Final = 100  # Charges a shard and run: a run stays far below the function's timeout.
 
 
@@ -316,7 +317,7 @@ class Charger:
         self._gate.check()
         swept, queue_works, oldest = 0, True, timedelta()
         ends_at = self._clock.monotonic() + self._limits.function_timeout.total_seconds() / 2
-        for overdue in self._overdue(ends_at):
+        for overdue in self._due_until(self._clock.now(), ends_at):
             held, now = overdue, self._clock.now()
             if policy.needs_us(held.charge):
                 oldest = max(oldest, now - held.charge.created_at)
@@ -338,9 +339,9 @@ class Charger:
         log.info("swept", charges=swept, oldest_seconds=round(oldest.total_seconds()))
         return swept
 
-    def _overdue(self, ends_at: float) -> Iterator[Held]:
-        """Read the open charges that are overdue, the oldest first, for as long as there is time."""
-        for name in self._ledger.due(self._clock.now(), SWEEP_BATCH):
+    def _due_until(self, until: datetime, ends_at: float) -> Iterator[Held]:
+        """Read the charges that are due until then, the oldest first, for as long as there is time."""
+        for name in self._ledger.due(until, SWEEP_BATCH):
             if self._clock.monotonic() >= ends_at:
                 return  # Those left are the oldest next time.
             try:
@@ -348,7 +349,7 @@ class Charger:
             except msgspec.ValidationError:  # Written by a newer version, or by hand: the others cannot help it.
                 log.exception("a charge cannot be read", charge=name)
                 continue
-            if held is not None and held.charge.due_at is not None and held.charge.due_at <= self._clock.now():
+            if held is not None and held.charge.due_at is not None and held.charge.due_at <= until:
                 yield held
 
     def _sweep_unheard(self, ends_at: float) -> int:
@@ -357,26 +358,18 @@ class Charger:
         By themselves they would wait as long again as they have waited already.
         """
         swept = 0
-        for name in self._ledger.due(self._clock.now() + policy.LAST_WAIT, SWEEP_BATCH):
-            held = self._ledger.get(name)
-            if (
-                held is None
-                or not policy.unheard(held.charge)
-                or self._busy(held.charge)
-                or self._is_swept(held.charge)
-            ):
+        for held in self._due_until(self._clock.now() + policy.LAST_WAIT, ends_at):
+            charge = held.charge
+            if not policy.unheard(charge) or self._busy(charge) or self._is_swept(charge):
                 continue
-            if self._clock.monotonic() >= ends_at:
-                break
             if swept == 0:
                 if policy.unheard(self._take_up(held, by_task=True).charge):
                     return 0
             else:
-                again = dataclasses.replace(
-                    held.charge, epoch=held.charge.epoch + 1, due_at=self._clock.now() + SWEEP_AGAIN
-                )
+                at = self._clock.now() + swept * UNHEARD_APART
                 with contextlib.suppress(Conflict):
-                    self._make_task(self._ledger.update(held, again).charge, None)
+                    again = dataclasses.replace(charge, epoch=charge.epoch + 1, due_at=at + SWEEP_AGAIN)
+                    self._make_task(self._ledger.update(held, again).charge, at)
             swept += 1
         return swept
 

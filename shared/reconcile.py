@@ -476,4 +476,4 @@ def _written(report: Report) -> dict[str, Any]:
 
 
 def _report(stored: Stored) -> Report:
-    return msgspec.convert(dict(stored.properties), Report)
+    return msgspec.convert({"finished_at": None, **stored.properties}, Report)
