@@ -464,6 +464,11 @@ def after_restore(charge: Charge, *, restored_at: datetime, lost_since: datetime
     return _burn(charge, charge.create, charge.created_at)
 
 
+def original(intents: Iterable[PaymentIntent]) -> PaymentIntent:
+    """Return the one of these that says what its charge is: metadata may be copied onto others, for other amounts."""
+    return min(intents, key=lambda intent: (not intent.body_digest, intent.seen is not Seen.SUCCEEDED, intent.created))
+
+
 def recovered(  # noqa: PLR0913 - everything that is known of it, each by its name.
     intents: Iterable[PaymentIntent],
     *,
@@ -473,20 +478,21 @@ def recovered(  # noqa: PLR0913 - everything that is known of it, each by its na
     now: datetime,
     lost_since: datetime | None = None,
 ) -> Charge:
-    """Return the charge that these PaymentIntents, made for it, show: the ledger has none."""
-    ours = sorted(intents, key=lambda intent: intent.created)
-    name = ours[0].charge_id
+    """Return the charge that these PaymentIntents, made for it, show: the ledger has none. terms: the original's."""
+    ours = tuple(intents)
+    first = original(ours)
+    name = first.charge_id
     assert name is not None, "they name their charge"
     charge = Charge(
         id=name,
         idempotency_key="",  # The caller's; the id is its digest.
-        body_digest=ours[0].body_digest,
+        body_digest=first.body_digest,
         terms=terms,
         payment_method=terms.payment_method,
-        livemode=ours[0].livemode,
+        livemode=first.livemode,
         status=Status.PENDING,
         create=Request(idempotency_key="", operation="create", parameters="", api_version=api_version),
-        created_at=ours[0].created,
+        created_at=min(intent.created for intent in ours),
         updated_at=now,
         expires_at=now + EXPIRES_AFTER,
         due_at=now,
@@ -497,8 +503,8 @@ def recovered(  # noqa: PLR0913 - everything that is known of it, each by its na
     charge = _with_new_create(charge, 1).noted(now, "recovered from Stripe")
     charge = _burn(charge, charge.create, now)
     canceled = all(intent.seen is Seen.CANCELED for intent in ours)
-    listed = Listed(payment_intents=tuple(ours))
-    found = (_adopt(charge, ours[0], now) if canceled else _listed(charge, listed, now)).charge
+    listed = Listed(payment_intents=ours)
+    found = (_adopt(charge, first, now) if canceled else _listed(charge, listed, now)).charge
     if found.status is not Status.SUCCEEDED or found.payment_intent is None:
         return found
     return _discrepancy(found, "paid_without_charge", now, found.payment_intent, settled="the charge was recovered")

@@ -125,10 +125,9 @@ class Reopening:
             now = self._clock.now()
             held = self._ledger.get(name)
             if held is None:
-                oldest = min(found, key=lambda one: one[0].created)
                 missing = policy.recovered(
                     intents,
-                    terms=oldest[1],
+                    terms=dict(found)[policy.original(intents)],
                     generation=self._generation,
                     api_version=STRIPE_API_VERSION,
                     now=now,
