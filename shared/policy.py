@@ -1390,14 +1390,14 @@ def _adopt(charge: Charge, intent: PaymentIntent, now: datetime, others: Iterabl
     rest = [other for other in others if other.id != intent.id]
     live = [other.id for other in rest if other.seen not in NEVER_STALE]
     create = dataclasses.replace(charge.create, standing=Standing.SETTLED, outcome=intent.seen, error=None)
-    young = charge.restored_at is not None and intent.created >= charge.restored_at
+    young = charge.restored_at is not None and min(charge.created_at, intent.created) >= charge.restored_at
     charge = dataclasses.replace(
         charge,
         create=create,
         payment_intent=intent.id,
         restored_at=None
         if young
-        else charge.restored_at,  # Nothing of the time that was lost can act on a younger one.
+        else charge.restored_at,  # Nothing was done in the time that was lost about a charge that is younger, too.
         orphans=tuple(o for o in dict.fromkeys((*charge.orphans, *live)) if o != intent.id),
     )
     for other in rest:
