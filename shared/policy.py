@@ -330,7 +330,9 @@ LIST_FOR: Final = timedelta(days=31)  # After a restore every new charge is look
 LOST_MARGIN: Final = KEY_LIFE  # What was begun before the restore point may have gone on after it.
 LIST_MARGIN: Final = timedelta(minutes=10)  # Stripe's clock and ours may differ.
 SCHEDULED_LIMIT: Final = 8  # Attempts of a charge, the first included, after which none is made by itself any more.
-CARD_REST: Final = timedelta(days=1)  # Between two attempts by ourselves with one card: the networks frown on more.
+CARD_REST: Final = timedelta(
+    hours=23
+)  # Between two attempts by ourselves with one card: one a day, and none is on time.
 NOTICE_AGAIN: Final = timedelta(minutes=30)  # When what was not told is put into the queue once more.
 ATTEMPTS_LIMIT: Final = 20  # Stripe cancels a PaymentIntent that is confirmed too often; the networks frown far sooner.
 CRASHES_LIMIT: Final = 5  # After so many exceptions of ours in a row a person must look.
