@@ -745,6 +745,8 @@ def _due_at(charge: Charge, now: datetime, wait: timedelta | None) -> datetime:
         Status.BLOCKED: now + (BLOCKED_WAIT if _resumes(charge) else LOOK_EVERY),
     }
     at = by_status.get(charge.status, now + FIRST_WAIT)
+    if not charge.tidy:  # Whoever the charge waits for, an orphan waits for us.
+        at = min(at, now + LAST_WAIT)
     if charge.closing or charge.status is Status.PROCESSING:  # Neither expires.
         return at
     return min(at, max(charge.expires_at, now + FIRST_WAIT))

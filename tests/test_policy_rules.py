@@ -844,3 +844,12 @@ def test_a_try_a_day_is_a_try_a_day() -> None:
         script.wake(script.charge.next_attempt_at - script.now + MINUTE)
         script.reply(Seen.DECLINED, error=CARD_DECLINED)
     assert [(at - START) // DAY for key, at in script.sends if "-confirm-" in key] == [0, 1, 2, 3]
+
+
+def test_an_orphan_of_a_declined_charge_is_not_left_until_the_charge_expires() -> None:
+    """The task that is to cancel it may be lost; until then the customer may pay by it."""
+    script = declined()
+    script.fetched(Seen.ACTION_REQUIRED, name="pi_old", body_digest="digest")
+    assert script.status() is Status.DECLINED
+    assert script.charge.orphans == ("pi_old",)
+    assert policy.due_at(script.charge, script.now, None) == script.now + policy.LAST_WAIT
