@@ -1242,7 +1242,7 @@ def _paid(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
         return _rest(charge)
     if charge.final:
         charge = _discrepancy(charge, f"paid_after_{charge.status}", now, intent.id)
-    elif charge.closing is not None and CLOSES_AS[charge.closing.kind][0] is Status.PAID_OUT_OF_BAND:
+    elif charge.closing is not None and charge.closing.kind == "out_of_band":  # Of `paid_elsewhere` it is known.
         charge = _discrepancy(charge, "paid_twice", now, intent.id, "paid here and elsewhere: refund one")
     if (intent.amount_received, intent.currency) != (charge.terms.amount, charge.terms.currency):
         charge = _discrepancy(charge, "amount_differs", now, intent.id, f"{intent.amount_received} {intent.currency}")
