@@ -875,6 +875,8 @@ def _needless(charge: Charge, audience: Audience, topic: Topic, now: datetime) -
     """Whether it would be noise: a try that a customer need not know of, or good news about trouble never told."""
     if topic is Topic.RETRYING:  # S6: a few tries of what was the processor's trouble.
         return charge.next_attempt_at is not None and charge.next_attempt_at <= now + TRANSIENT_WAITS[-1]
+    if topic is Topic.DECLINED and audience is Audience.CUSTOMER and charge.pays_elsewhere_since is not None:
+        return True  # They have chosen already.
     told = any(notice.audience is Audience.CUSTOMER and not notice.dropped for notice in charge.outbox)
     return audience is Audience.CUSTOMER and topic in CONCLUDES and not told
 
