@@ -107,12 +107,13 @@ class Reopening:
             if CHARGE_ID.fullmatch(intent.charge_id or ""):
                 found[intent.id] = (intent, answers.read_terms(row, account))
         paid = [*accounts.rows(Kind.CHARGES, account, since, now)]
-        named = {str(row["payment_intent"]) for row in paid if "pio_charge" in (row.get("metadata") or {})}
+        named = {str(row["payment_intent"]) for row in paid if "pio_charge" in (row.get("metadata") or {})} - {"None"}
         for payment_intent in sorted(named - found.keys()):  # Made earlier.
             read = self._stripe.recover(payment_intent, account)
             if isinstance(read, LookFailed):
                 raise StripeUnavailable(f"{payment_intent} could not be read")
-            found[payment_intent] = read
+            if CHARGE_ID.fullmatch(read[0].charge_id or ""):  # Else only somebody's edit of the charge says so.
+                found[payment_intent] = read
         groups: dict[str, list[Found]] = {}
         for one in found.values():
             groups.setdefault(str(one[0].charge_id), []).append(one)
