@@ -382,12 +382,14 @@ class Charger:
     def recover(self, payment_intent: str, account: str | None) -> Charge:
         """Record the charge of a PaymentIntent of ours that is paid, and of which the ledger knows nothing.
 
-        So whoever repeats its key is told that it is paid. Raises LedgerUnavailable or LookUnavailable.
+        So whoever repeats its key is told that it is paid. Raises LedgerUnavailable, LookUnavailable or NotOurs.
         """
         read = self._gateway.recover(payment_intent, account)
         if isinstance(read, LookFailed):
             raise LookUnavailable(payment_intent)
         intent, terms = read
+        if not CHARGE_ID.fullmatch(intent.charge_id or ""):
+            raise NotOurs(payment_intent)
         found = policy.recovered(
             [intent],
             terms=terms,
@@ -691,7 +693,10 @@ class Charger:
         intent = event.payment_intent
         if intent.seen is not Seen.SUCCEEDED or not CHARGE_ID.fullmatch(intent.charge_id or ""):
             return "not ours"
-        return f"recovered: {self.recover(intent.id, event.account).status}"
+        try:
+            return f"recovered: {self.recover(intent.id, event.account).status}"
+        except NotOurs:
+            return "not ours any more"
 
 
 def _swept(charge: Charge, now: datetime, *, has_task: bool) -> Charge:
@@ -735,3 +740,7 @@ def _comparison(looked: Observation) -> Observation:
 
 class LookUnavailable(Exception):
     """Stripe could not be asked about a PaymentIntent just now."""
+
+
+class NotOurs(Exception):
+    """A PaymentIntent names no charge of ours, whatever was said of it."""

@@ -330,7 +330,9 @@ LIST_FOR: Final = timedelta(days=31)  # After a restore every new charge is look
 LOST_MARGIN: Final = KEY_LIFE  # What was begun before the restore point may have gone on after it.
 LIST_MARGIN: Final = timedelta(minutes=10)  # Stripe's clock and ours may differ.
 SCHEDULED_LIMIT: Final = 8  # Attempts of a charge, the first included, after which none is made by itself any more.
-CARD_REST: Final = timedelta(days=1)  # Between two attempts by ourselves with one card: the networks frown on more.
+CARD_REST: Final = timedelta(
+    hours=23
+)  # Between two attempts by ourselves with one card: one a day, and none is on time.
 NOTICE_AGAIN: Final = timedelta(minutes=30)  # When what was not told is put into the queue once more.
 ATTEMPTS_LIMIT: Final = 20  # Stripe cancels a PaymentIntent that is confirmed too often; the networks frown far sooner.
 CRASHES_LIMIT: Final = 5  # After so many exceptions of ours in a row a person must look.
@@ -464,6 +466,11 @@ def after_restore(charge: Charge, *, restored_at: datetime, lost_since: datetime
     return _burn(charge, charge.create, charge.created_at)
 
 
+def original(intents: Iterable[PaymentIntent]) -> PaymentIntent:
+    """Return the one of these that says what its charge is: metadata may be copied onto others, for other amounts."""
+    return min(intents, key=lambda intent: (not intent.body_digest, intent.seen is not Seen.SUCCEEDED, intent.created))
+
+
 def recovered(  # noqa: PLR0913 - everything that is known of it, each by its name.
     intents: Iterable[PaymentIntent],
     *,
@@ -473,20 +480,21 @@ def recovered(  # noqa: PLR0913 - everything that is known of it, each by its na
     now: datetime,
     lost_since: datetime | None = None,
 ) -> Charge:
-    """Return the charge that these PaymentIntents, made for it, show: the ledger has none."""
-    ours = sorted(intents, key=lambda intent: intent.created)
-    name = ours[0].charge_id
+    """Return the charge that these PaymentIntents, made for it, show: the ledger has none. terms: the original's."""
+    ours = tuple(intents)
+    first = original(ours)
+    name = first.charge_id
     assert name is not None, "they name their charge"
     charge = Charge(
         id=name,
         idempotency_key="",  # The caller's; the id is its digest.
-        body_digest=ours[0].body_digest,
+        body_digest=first.body_digest,
         terms=terms,
         payment_method=terms.payment_method,
-        livemode=ours[0].livemode,
+        livemode=first.livemode,
         status=Status.PENDING,
         create=Request(idempotency_key="", operation="create", parameters="", api_version=api_version),
-        created_at=ours[0].created,
+        created_at=min(intent.created for intent in ours),
         updated_at=now,
         expires_at=now + EXPIRES_AFTER,
         due_at=now,
@@ -497,8 +505,8 @@ def recovered(  # noqa: PLR0913 - everything that is known of it, each by its na
     charge = _with_new_create(charge, 1).noted(now, "recovered from Stripe")
     charge = _burn(charge, charge.create, now)
     canceled = all(intent.seen is Seen.CANCELED for intent in ours)
-    listed = Listed(payment_intents=tuple(ours))
-    found = (_adopt(charge, ours[0], now) if canceled else _listed(charge, listed, now)).charge
+    listed = Listed(payment_intents=ours)
+    found = (_adopt(charge, first, now) if canceled else _listed(charge, listed, now)).charge
     if found.status is not Status.SUCCEEDED or found.payment_intent is None:
         return found
     return _discrepancy(found, "paid_without_charge", now, found.payment_intent, settled="the charge was recovered")
@@ -744,6 +752,8 @@ def _due_at(charge: Charge, now: datetime, wait: timedelta | None) -> datetime:
         Status.BLOCKED: now + (BLOCKED_WAIT if _resumes(charge) else LOOK_EVERY),
     }
     at = by_status.get(charge.status, now + FIRST_WAIT)
+    if not charge.tidy:  # Whoever the charge waits for, an orphan waits for us.
+        at = min(at, now + LAST_WAIT)
     if charge.closing or charge.status is Status.PROCESSING:  # Neither expires.
         return at
     return min(at, max(charge.expires_at, now + FIRST_WAIT))
@@ -874,6 +884,8 @@ def _needless(charge: Charge, audience: Audience, topic: Topic, now: datetime) -
         return charge.next_attempt_at is not None and charge.next_attempt_at <= now + TRANSIENT_WAITS[-1]
     if audience is Audience.CUSTOMER and topic is Topic.ACTION_REQUIRED:  # Who is here is led to the bank at once.
         return bool(charge.attempts) and "return_url" in json.loads(charge.attempts[-1].parameters)
+    if topic is Topic.DECLINED and audience is Audience.CUSTOMER and charge.pays_elsewhere_since is not None:
+        return True  # They have chosen already.
     told = any(notice.audience is Audience.CUSTOMER and not notice.dropped for notice in charge.outbox)
     return audience is Audience.CUSTOMER and topic in CONCLUDES and not told
 
@@ -1241,7 +1253,7 @@ def _paid(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
         return _rest(charge)
     if charge.final:
         charge = _discrepancy(charge, f"paid_after_{charge.status}", now, intent.id)
-    elif charge.closing is not None and CLOSES_AS[charge.closing.kind][0] is Status.PAID_OUT_OF_BAND:
+    elif charge.closing is not None and charge.closing.kind == "out_of_band":  # Of `paid_elsewhere` it is known.
         charge = _discrepancy(charge, "paid_twice", now, intent.id, "paid here and elsewhere: refund one")
     if (intent.amount_received, intent.currency) != (charge.terms.amount, charge.terms.currency):
         charge = _discrepancy(charge, "amount_differs", now, intent.id, f"{intent.amount_received} {intent.currency}")
@@ -1393,14 +1405,14 @@ def _adopt(charge: Charge, intent: PaymentIntent, now: datetime, others: Iterabl
     rest = [other for other in others if other.id != intent.id]
     live = [other.id for other in rest if other.seen not in NEVER_STALE]
     create = dataclasses.replace(charge.create, standing=Standing.SETTLED, outcome=intent.seen, error=None)
-    young = charge.restored_at is not None and intent.created >= charge.restored_at
+    young = charge.restored_at is not None and min(charge.created_at, intent.created) >= charge.restored_at
     charge = dataclasses.replace(
         charge,
         create=create,
         payment_intent=intent.id,
         restored_at=None
         if young
-        else charge.restored_at,  # Nothing of the time that was lost can act on a younger one.
+        else charge.restored_at,  # Nothing was done in the time that was lost about a charge that is younger, too.
         orphans=tuple(o for o in dict.fromkeys((*charge.orphans, *live)) if o != intent.id),
     )
     for other in rest:

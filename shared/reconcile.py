@@ -17,7 +17,7 @@ import msgspec
 from shared import answers, log, policy
 from shared.charge import Charge, Discrepancy, LookFailed, Seen, Status
 from shared.clock import Clock
-from shared.deliver import CHARGE_ID, Charger, LookUnavailable
+from shared.deliver import CHARGE_ID, Charger, LookUnavailable, NotOurs
 from shared.gate import Gate
 from shared.gateway import TOO_MANY, Kind, Row, Rows
 from shared.ledger import AlreadyExists, Conflict, Ledger
@@ -347,7 +347,17 @@ class Reconciler:
         """Hold one payment against the ledger; what differs is read anew and left to the policy."""
         held = self._ledger.get(name)
         if held is None:
-            found = self._charger.recover(payment_intent, account)
+            try:
+                found = self._charger.recover(payment_intent, account)
+            except NotOurs:  # Somebody has written into the metadata of one of Stripe's charges.
+                finding = Finding(
+                    kind="unexplained_payment",
+                    charge=name,
+                    payment_intent=payment_intent,
+                    account=account or "",
+                    detail="one of its charges names this charge, and it does not",
+                )
+                return self._record(report, finding)
             return _with(report, *_about(found, found.discrepancies))
         charge = held.charge
         if charge.terms.account != account:

@@ -107,12 +107,13 @@ class Reopening:
             if CHARGE_ID.fullmatch(intent.charge_id or ""):
                 found[intent.id] = (intent, answers.read_terms(row, account))
         paid = [*accounts.rows(Kind.CHARGES, account, since, now)]
-        named = {str(row["payment_intent"]) for row in paid if "pio_charge" in (row.get("metadata") or {})}
+        named = {str(row["payment_intent"]) for row in paid if "pio_charge" in (row.get("metadata") or {})} - {"None"}
         for payment_intent in sorted(named - found.keys()):  # Made earlier.
             read = self._stripe.recover(payment_intent, account)
             if isinstance(read, LookFailed):
                 raise StripeUnavailable(f"{payment_intent} could not be read")
-            found[payment_intent] = read
+            if CHARGE_ID.fullmatch(read[0].charge_id or ""):  # Else only somebody's edit of the charge says so.
+                found[payment_intent] = read
         groups: dict[str, list[Found]] = {}
         for one in found.values():
             groups.setdefault(str(one[0].charge_id), []).append(one)
@@ -125,10 +126,9 @@ class Reopening:
             now = self._clock.now()
             held = self._ledger.get(name)
             if held is None:
-                oldest = min(found, key=lambda one: one[0].created)
                 missing = policy.recovered(
                     intents,
-                    terms=oldest[1],
+                    terms=dict(found)[policy.original(intents)],
                     generation=self._generation,
                     api_version=STRIPE_API_VERSION,
                     now=now,

@@ -112,6 +112,21 @@ def test_money_that_only_names_a_charge_does_not_pay_for_it(world: World, *, abr
     assert ("account" if abroad else "amount") in told.body["fields"]
 
 
+def test_an_edited_charge_at_stripe_stops_no_audit_and_no_reopening(world: World) -> None:
+    """A person has written a charge of ours into the metadata of somebody else's payment: it is shown to a person."""
+    backup = world.backup()
+    form = "amount=50&currency=usd&payment_method=pm_card_visa&confirm=true&automatic_payment_methods[enabled]=true"
+    form += "&automatic_payment_methods[allow_redirects]=never"
+    theirs = world.at_stripe("POST", "/v1/payment_intents", form)
+    world.at_stripe("POST", f"/v1/charges/{theirs['latest_charge']}", f"metadata[pio_charge]={charge_id(None, KEY)}")
+    report = audit(world)
+    assert findings(report) == [("unexplained_payment", "")]
+    assert report["finished_at"] is not None
+    world.restore(backup)
+    assert world.reopen(backup.at).inserted == []
+    assert world.charges() == []
+
+
 def test_twice_the_money_is_given_back_once(world: World) -> None:
     """The recorded PaymentIntent keeps it, the other one is refunded, whole, and never again."""
     world.create()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from shared import policy
-from shared.charge import Act, Failure, Party, Seen, Status
+from shared.charge import Act, Audience, Failure, Party, Seen, Status, Topic
 from shared.policy import Fetch, Rest, Then
 from tests.script import (
     CARD_DECLINED,
@@ -195,3 +195,18 @@ def test_money_that_comes_after_the_wish_is_recorded_all_the_same() -> None:
     script.choose(Act.OUT_OF_BAND, wish=True)
     script.event(Seen.SUCCEEDED)
     assert script.status() is Status.SUCCEEDED
+
+
+def test_who_pays_elsewhere_instead_of_by_the_next_try_is_not_told_of_a_decline() -> None:
+    """It ends the tries, so the charge is declined; the caller hears of that, and the customer has chosen it."""
+    limits = policy.Limits(reaches=frozenset(Audience), retry_schedule=(DAY,))
+    script = Script(limits=limits, retry="schedule")
+    script.reply(Seen.UNCONFIRMED)
+    script.reply(Seen.DECLINED, error=CARD_DECLINED)
+    assert script.status() is Status.RETRYING
+    script.choose(Act.OUT_OF_BAND, wish=True)
+    assert script.status() is Status.DECLINED
+    assert [(notice.audience, notice.topic) for notice in script.charge.outbox] == [
+        (Audience.CUSTOMER, Topic.RETRYING),
+        (Audience.CALLER, Topic.OUTCOME),
+    ]

@@ -3,7 +3,7 @@
 from shared import policy
 from shared.charge import Act, Seen, Status
 from shared.policy import Send, Then
-from tests.script import DAY, HOUR, Script, answered
+from tests.script import DAY, HOUR, MINUTE, START, Script, answered, opened
 
 
 def restored(script: Script) -> Script:
@@ -24,3 +24,22 @@ def test_another_try_while_the_bank_asks_waits_for_the_lost_keys() -> None:
     assert isinstance(script.step(), Send)
     script.reply(Seen.SUCCEEDED)
     assert script.status() is Status.SUCCEEDED
+
+
+def test_a_charge_that_the_lost_time_may_have_canceled_is_not_charged_at_once() -> None:
+    """It had no PaymentIntent, so Stripe knows of no cancel; the operator has a day to ask its caller."""
+    script = restored(Script())
+    script.listed()
+    script.reply(Seen.UNCONFIRMED, created=script.now + MINUTE)
+    said = script.look(Seen.UNCONFIRMED)
+    assert (said.then, script.status()) == (Then.LATER, Status.UNKNOWN)
+    script.wake(policy.KEY_HORIZON)
+    assert script.reply(Seen.SUCCEEDED).charge.status is Status.SUCCEEDED
+
+
+def test_a_charge_that_is_younger_than_the_restore_is_charged_at_once() -> None:
+    """Once Stripe's list shows that it is no forgotten one."""
+    script = Script(policy.after_restore(opened(), restored_at=START - HOUR, lost_since=START - DAY))
+    script.listed()
+    script.reply(Seen.UNCONFIRMED, created=script.now)
+    assert script.reply(Seen.SUCCEEDED).charge.status is Status.SUCCEEDED

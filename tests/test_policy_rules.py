@@ -831,3 +831,25 @@ def test_what_another_took_is_given_back_while_the_recorded_one_keeps_its_money(
     script.observe(Fetched(payment_intent=paid, **{"amount_refunded": 0, **more}))
     assert isinstance(script.step(), Send) is is_sent
     assert script.charge.done is not is_sent
+
+
+def test_a_try_a_day_is_a_try_a_day() -> None:
+    """Each is sent a little late; the next one is not passed over for that, however strict live mode is."""
+    charge = dataclasses.replace(opened(retry="schedule"), livemode=True)
+    script = Script(charge, limits=policy.Limits(retry_schedule=(DAY, 2 * DAY, 3 * DAY)))
+    script.reply(Seen.UNCONFIRMED)
+    script.reply(Seen.DECLINED, error=CARD_DECLINED)
+    while script.status() is Status.RETRYING:
+        assert script.charge.next_attempt_at is not None
+        script.wake(script.charge.next_attempt_at - script.now + MINUTE)
+        script.reply(Seen.DECLINED, error=CARD_DECLINED)
+    assert [(at - START) // DAY for key, at in script.sends if "-confirm-" in key] == [0, 1, 2, 3]
+
+
+def test_an_orphan_of_a_declined_charge_is_not_left_until_the_charge_expires() -> None:
+    """The task that is to cancel it may be lost; until then the customer may pay by it."""
+    script = declined()
+    script.fetched(Seen.ACTION_REQUIRED, name="pi_old", body_digest="digest")
+    assert script.status() is Status.DECLINED
+    assert script.charge.orphans == ("pi_old",)
+    assert policy.due_at(script.charge, script.now, None) == script.now + policy.LAST_WAIT

@@ -12,7 +12,7 @@ from datetime import timedelta
 import pytest
 
 from shared import policy
-from shared.charge import Status
+from shared.charge import Status, charge_id
 from tests.crash_points.explore import (
     Scenario,
     bank_debit,
@@ -129,4 +129,24 @@ def test_until_it_is_reopened_everything_but_reads_is_refused() -> None:
     again = world.create()
     assert again is not None
     assert again.status == 200
+    assert world.money_moved(KEY) == [1999]
+
+
+def test_a_copy_of_its_metadata_does_not_stand_for_a_forgotten_charge() -> None:
+    """What was made for it and paid says what it is, not an older one for another amount that a script has made."""
+    world = World()
+    world.clock.sleep(24 * HOUR)
+    backup = world.backup()
+    form = f"amount=500&currency=usd&customer={world.customer}&payment_method=pm_card_visa"
+    form += "&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never"
+    world.at_stripe("POST", "/v1/payment_intents", f"{form}&metadata[pio_charge]={charge_id(None, KEY)}")
+    world.clock.sleep(HOUR)
+    world.create()
+    world.restore(backup)
+    world.reopen(backup.at)
+    world.clock.sleep(timedelta(seconds=2))
+    again = world.create()
+    assert again is not None
+    assert (again.status, again.body["amount"]) == (200, 1999)
+    world.settle()
     assert world.money_moved(KEY) == [1999]
