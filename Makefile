@@ -15,7 +15,7 @@ PIP_AUDIT := .cache/pip-audit/.installed-$(PIP_AUDIT_VERSION)
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: chromium help demo local test check audit words setup lock clean
+.PHONY: chromium help demo local faults test check audit words setup lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: $(PACKAGES)  ## Charge a few hundred customers in a storm and show Stripe'
 
 local: $(PACKAGES)  ## Run the whole stack on this machine until Ctrl-C
 	@.venv/bin/python -m infra.local
+
+faults: $(PACKAGES)  ## Let one storm blow over Paidonce and other ways to charge, and print the table (N=1000: orders)
+	@.venv/bin/python -m tests.peers --charges $(or $(N),1000)
 
 test: setup  ## Run every test, and check what they cover
 	.venv/bin/python -m pytest -n 2 tests/crash_points  # Apart: counting lines would double its minute.

@@ -9,7 +9,7 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 from werkzeug.routing import BaseConverter, Map, Rule
 
 from shared import answer, api, log, wiring
-from shared.answer import Answer, by_task
+from shared.answer import Answer, by_task, task_of
 from shared.api import Problem
 from shared.charge import Act, Chosen, charge_id
 from shared.deliver import TaskBody
@@ -75,7 +75,7 @@ def _create(request: flask.Request) -> Answer:
         if late is not None and parts.charger.read(asked.id) is None:
             raise late
         at_once = by_task(request) or "respond-async" not in request.headers.get("Prefer", "").lower()
-        outcome = parts.charger.create(asked, at_once=at_once)
+        outcome = parts.charger.create(asked, at_once=at_once, task=task_of(request))
         if outcome.refusal == "key_reused":
             fields = api.differing(asked.terms, outcome.charge.terms)
             raise Problem(
@@ -113,7 +113,7 @@ def _dead_letter(raw: bytes, request: flask.Request, found: Problem) -> Answer:
 def _deliver(request: flask.Request, name: str) -> Answer:
     parts = wiring.parts("charge")
     epoch = TaskBody.read(request.get_data()).epoch if by_task(request) else None
-    outcome = parts.charger.deliver(name, by_task=by_task(request), epoch=epoch)
+    outcome = parts.charger.deliver(name, by_task=by_task(request), epoch=epoch, task=task_of(request))
     if outcome is None:
         return _unknown_id(request, name)
     if by_task(request):

@@ -26,6 +26,11 @@ def by_task(request: flask.Request) -> bool:
     return "X-CloudTasks-QueueName" in request.headers
 
 
+def task_of(request: flask.Request) -> str | None:
+    """Name the task that brought this. Anyone may claim it: it decides who has a charge in hand, which is economy."""
+    return request.headers.get("X-CloudTasks-TaskName") if by_task(request) else None
+
+
 def as_json(body: Any, status: int, content_type: str = "application/json") -> Answer:
     """Return a JSON answer."""
     return flask.Response(json.dumps(body) + "\n", status=status, content_type=content_type)

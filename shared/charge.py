@@ -398,7 +398,8 @@ class Fetched:
 
     payment_intent: PaymentIntent
     charge_under_way: bool = False
-    amount_refunded: int = 0  # Of its charges, where they were read too.
+    amount_refunded: int | None = None  # Of its charges; None: they were not read.
+    disputed: bool = False  # One of its charges is: the bank may give back, or has given back, what it took.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 import click
 import msgspec
 
-from shared import wiring
+from shared import log, wiring
 from shared.gate import KIND, NAME, LedgerClosed, LedgerIdentity
 from shared.ledger import LedgerUnavailable
 from shared.preview import notices
@@ -41,6 +41,7 @@ class _Time(click.ParamType[datetime]):
 @click.group()
 def main() -> None:
     """See and settle what Paidonce cannot settle by itself."""
+    log.beside_stdout()
 
 
 @main.group()

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Protocol, Self
@@ -61,6 +61,7 @@ OUR_KEY: Final = re.compile(r"pio-([0-9a-f]{40})-")
 SWEEP_AGAIN: Final = timedelta(minutes=5)  # When the sweep takes up a charge again if its task brought nothing; then
 SWEEP_AGAIN_GROWS: Final = 4  # each time so much later: a task that does not come most often waits in a slowed queue,
 SWEEP_AGAIN_AT_MOST: Final = timedelta(hours=6)  # where one more of them only keeps others waiting.
+UNHEARD_APART: Final = timedelta(milliseconds=100)  # Ten a second: Stripe has only just come back.
 SWEEP_BATCH: Final = 100  # Charges a shard and run: a run stays far below the function's timeout.
 
 
@@ -176,15 +177,16 @@ class Charger:
 
     # --- What callers ask for -----------------------------------------------------------------------------------------
 
-    def create(self, charge: Charge, *, at_once: bool) -> Outcome:
+    def create(self, charge: Charge, *, at_once: bool, task: str | None = None) -> Outcome:
         """Record the charge and carry it out; or answer for the one that has its key.
 
-        `at_once` False: the task queue carries it out, after this has returned. Raises LedgerUnavailable when it is
-        not certain that the charge was recorded: nothing has been sent then, but it may be later.
+        `at_once` False: the task queue carries it out, after this has returned. `task`: the one that brought it.
+        Raises LedgerUnavailable when it is not certain that the charge was recorded: nothing has been sent then, but it
+        may be later.
         Raises LedgerClosed, as everything here that may lead to a send.
         """
         charge = dataclasses.replace(self._gate.new(charge), epoch=1)
-        lease = self._new_lease()
+        lease = self._new_lease(task)
         began = self._clock.now()
         known_new = charge.restored_at is None
         if at_once:
@@ -194,23 +196,27 @@ class Charger:
             charge = dataclasses.replace(charge, due_at=began + policy.FIRST_WAIT)
         held = self._ledger.insert(charge)
         if held is None:
-            return self._answer_for(charge)
+            return self._answer_for(charge, task)
         if not at_once:
             self._make_task(held.charge, None)
             return Outcome(charge=held.charge)
         self._beside(lambda: self._make_task(held.charge, lease.until))
-        # Who asked for it hears what becomes of it now by the answer.
-        limits = dataclasses.replace(self._limits, reaches=self._limits.reaches - {Audience.CALLER})
+        # Who asked for it hears what becomes of it now by the answer; a queue does not listen.
+        unheard = set() if task else {Audience.CALLER}
+        limits = dataclasses.replace(self._limits, reaches=self._limits.reaches - unheard)
         run = Run(held=held, charge=held.charge, lease=lease, limits=limits)
         if known_new:
             return self._guarded(run, lambda: self._work(run, self._send(run, held.charge.create)))
         return self._guarded(run, lambda: self._work(run, Decision(charge=held.charge, then=Then.GO_ON)))
 
-    def deliver(self, charge_id: str, *, by_task: bool, epoch: int | None = None) -> Outcome | None:
+    def deliver(
+        self, charge_id: str, *, by_task: bool, epoch: int | None = None, task: str | None = None
+    ) -> Outcome | None:
         """Take up a charge where it stands. None: there is no such charge. Raises LedgerUnavailable.
 
         A task of an older epoch ends at once: a newer one was made since, or else `due_at` covers it. So a charge has
-        one task that comes again and again, and not one for every time that it was swept.
+        one task that comes again and again, and not one for every time that it was swept. A task (`task`: its name)
+        that comes again has ended before: what it holds the lease for is dead.
         """
         self._gate.check()
         held = self._ledger.get(charge_id)
@@ -218,7 +224,7 @@ class Charger:
             return None
         if epoch is not None and epoch < held.charge.epoch:
             return Outcome(charge=held.charge, existed=True)
-        return self._take_up(held, by_task=by_task)
+        return self._take_up(held, by_task=by_task, task=task)
 
     def read(self, charge_id: str) -> Charge | None:
         """Return the charge as recorded. Raises LedgerUnavailable."""
@@ -311,17 +317,12 @@ class Charger:
         self._gate.check()
         swept, queue_works, oldest = 0, True, timedelta()
         ends_at = self._clock.monotonic() + self._limits.function_timeout.total_seconds() / 2
-        for name in self._ledger.due(self._clock.now(), SWEEP_BATCH):
-            if self._clock.monotonic() >= ends_at:
-                break  # Those left are the oldest next time.
-            held = self._ledger.get(name)
-            now = self._clock.now()
-            if held is None or held.charge.due_at is None or held.charge.due_at > now:
-                continue
+        for overdue in self._due_until(self._clock.now(), ends_at):
+            held, now = overdue, self._clock.now()
             if policy.needs_us(held.charge):
                 oldest = max(oldest, now - held.charge.created_at)
             if queue_works:
-                has_task = held.charge.swept_until is not None and now < held.charge.swept_until
+                has_task = self._is_swept(held.charge)
                 try:
                     held = self._ledger.update(held, _swept(held.charge, now, has_task=has_task))
                 except Conflict:  # Somebody is at it: the better for it.
@@ -334,8 +335,47 @@ class Charger:
                 if self._take_up(held, by_task=True).stripe_down:
                     break
             swept += 1
+        swept += self._sweep_unheard(ends_at)
         log.info("swept", charges=swept, oldest_seconds=round(oldest.total_seconds()))
         return swept
+
+    def _due_until(self, until: datetime, ends_at: float) -> Iterator[Held]:
+        """Read the charges that are due until then, the oldest first, for as long as there is time."""
+        for name in self._ledger.due(until, SWEEP_BATCH):
+            if self._clock.monotonic() >= ends_at:
+                return  # Those left are the oldest next time.
+            try:
+                held = self._ledger.get(name)
+            except msgspec.ValidationError:  # Written by a newer version, or by hand: the others cannot help it.
+                log.exception("a charge cannot be read", charge=name)
+                continue
+            if held is not None and held.charge.due_at is not None and held.charge.due_at <= until:
+                yield held
+
+    def _sweep_unheard(self, ends_at: float) -> int:
+        """See whether Stripe answers again, with one charge; then see to the others that wait for nothing else.
+
+        By themselves they would wait as long again as they have waited already.
+        """
+        swept = 0
+        for held in self._due_until(self._clock.now() + policy.LAST_WAIT, ends_at):
+            charge = held.charge
+            if not policy.unheard(charge) or self._busy(charge) or self._is_swept(charge):
+                continue
+            if swept == 0:
+                if policy.unheard(self._take_up(held, by_task=True).charge):
+                    return 0
+            else:
+                at = self._clock.now() + swept * UNHEARD_APART
+                with contextlib.suppress(Conflict):
+                    again = dataclasses.replace(charge, epoch=charge.epoch + 1, due_at=at + SWEEP_AGAIN)
+                    self._make_task(self._ledger.update(held, again).charge, at)
+            swept += 1
+        return swept
+
+    def _is_swept(self, charge: Charge) -> bool:
+        """Whether the sweep has made it a task, and waits for what that brings."""
+        return charge.swept_until is not None and self._clock.now() < charge.swept_until
 
     # --- What an audit finds ------------------------------------------------------------------------------------------
 
@@ -376,7 +416,7 @@ class Charger:
             payment_intent, terms.account, held.charge.create.api_version, with_charges=with_charges
         )
         if payment_intent == held.charge.payment_intent and held.charge.status is Status.SUCCEEDED:
-            looked = _comparison(looked, with_charges=with_charges)
+            looked = _comparison(looked)
         if isinstance(looked, LookFailed):
             raise LookUnavailable(payment_intent)
         decision = self._learn(run, looked)
@@ -389,7 +429,7 @@ class Charger:
 
     # --- One delivery -------------------------------------------------------------------------------------------------
 
-    def _answer_for(self, asked: Charge) -> Outcome:
+    def _answer_for(self, asked: Charge, task: str | None) -> Outcome:
         """Answer a repeated request: wait a while for the one in hand, take up what nobody works on.
 
         A request that asks for something else under the same key changes nothing; nor does one after the definite no,
@@ -399,22 +439,22 @@ class Charger:
         while True:
             held = self._ledger.get(asked.id)
             assert held is not None, "charges are never deleted"
-            if held.charge.body_digest not in {asked.body_digest, ""}:
+            if not _same_request(held.charge, asked):
                 return Outcome(charge=held.charge, existed=True, refusal="key_reused")
-            if not self._busy(held.charge):
+            if not self._busy(held.charge, but_for=task):
                 break
             if self._clock.now() >= patience:
                 return Outcome(charge=held.charge, existed=True, busy=True)
             self._clock.sleep(look_again)
             look_again *= 2
         if held.charge.status in {Status.PENDING, Status.UNKNOWN}:
-            return self._take_up(held, by_task=False)
+            return self._take_up(held, by_task=False, task=task)
         return Outcome(charge=held.charge, existed=True)
 
-    def _take_up(self, held: Held, *, by_task: bool) -> Outcome:
-        if self._busy(held.charge):
+    def _take_up(self, held: Held, *, by_task: bool, task: str | None = None) -> Outcome:
+        if self._busy(held.charge, but_for=task):
             return Outcome(charge=held.charge, existed=True, busy=True)
-        run = Run(held=held, charge=held.charge, lease=self._new_lease(), limits=self._limits)
+        run = Run(held=held, charge=held.charge, lease=self._new_lease(task), limits=self._limits)
         self._remind(held.charge)
         decision = self._learn(run, Woken())
         outcome = self._guarded(run, lambda: self._work(run, decision, by_task=by_task))
@@ -595,14 +635,17 @@ class Charger:
 
     # --- Leases, tasks, and finding charges ---------------------------------------------------------------------------
 
-    def _new_lease(self) -> Lease:
+    def _new_lease(self, task: str | None = None) -> Lease:
         return Lease(
-            owner=self._new_owner(),
+            owner=f"{task or ''}#{self._new_owner()}",
             until=self._clock.now() + self._limits.lease,
             until_monotonic=self._clock.monotonic() + self._limits.lease.total_seconds(),
         )
 
-    def _busy(self, charge: Charge) -> bool:
+    def _busy(self, charge: Charge, *, but_for: str | None = None) -> bool:
+        """Whether a delivery has it in hand, other than an earlier one of this task."""
+        if but_for is not None and charge.lease_owner.startswith(f"{but_for}#"):
+            return False
         return not charge.done and charge.lease_until is not None and self._clock.now() < charge.lease_until
 
     def _leased(self, charge: Charge, lease: Lease) -> Charge:
@@ -662,6 +705,19 @@ def _swept(charge: Charge, now: datetime, *, has_task: bool) -> Charge:
     )
 
 
+def _same_request(recorded: Charge, asked: Charge) -> bool:
+    """Whether a charge is of the request that is made now; one that was recovered may not know its digest.
+
+    Its id is what some PaymentIntent's metadata said, and anybody on a connected account may write that.
+    """
+    one, other = recorded.terms, asked.terms
+    if one.account != other.account:
+        return False
+    if recorded.body_digest or not one.amount:  # No amount: it was given up before anybody asked for it.
+        return recorded.body_digest in {asked.body_digest, ""}
+    return (one.amount, one.currency, one.customer) == (other.amount, other.currency, other.customer)
+
+
 def _may_be_stale(observation: Observation) -> bool:
     """Say whether a look must not be laid over a record that is newer than it."""
     if isinstance(observation, Fetched):
@@ -669,11 +725,10 @@ def _may_be_stale(observation: Observation) -> bool:
     return isinstance(observation, Listed | LookFailed)
 
 
-def _comparison(looked: Observation, *, with_charges: bool) -> Observation:
+def _comparison(looked: Observation) -> Observation:
     """Return what an audit has read as what it is compared with; what Stripe does not know is a finding, too."""
     if isinstance(looked, Fetched):
-        refunded = looked.amount_refunded if with_charges else None
-        return Compared(payment_intent=looked.payment_intent, amount_refunded=refunded)
+        return Compared(payment_intent=looked.payment_intent, amount_refunded=looked.amount_refunded)
     gone = isinstance(looked, LookFailed) and looked.seen in policy.REFUSED
     return Compared(payment_intent=None) if gone else looked
 

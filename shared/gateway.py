@@ -201,6 +201,7 @@ class Gateway:
             payment_intent=intent,
             charge_under_way=any(row.get("status") != UNPAID for row in charges),
             amount_refunded=sum(amount for amount in refunded if isinstance(amount, int)),
+            disputed=any(row.get("disputed") is True for row in charges),
         )
 
     def list(

@@ -602,7 +602,7 @@ def _orphan_cancel(charge: Charge, payment_intent: str) -> Request:
 def _with_refund(charge: Charge, payment_intent: str, number: int = 1) -> Charge:
     """Record that what this PaymentIntent took is to be given back: all that is left of it.
 
-    Before the first is sent, Stripe is asked whether the recorded PaymentIntent is paid indeed.
+    Before the first is sent, Stripe is asked whether the recorded PaymentIntent is paid indeed, and keeps its money.
     """
     refund = Request(
         idempotency_key=f"pio-{charge.id}-refund-{payment_intent}-{number}",
@@ -635,7 +635,8 @@ def next_step(charge: Charge, now: datetime) -> Step:
     if refund is not None:
         assert charge.payment_intent is not None, "only what was taken beside the recorded one is given back"
         is_checked = refund.standing is not Standing.LOOK
-        return Send(request=refund) if is_checked else Fetch(payment_intent=charge.payment_intent)
+        check = Fetch(payment_intent=charge.payment_intent, with_charges=True)
+        return Send(request=refund) if is_checked else check
     if charge.final:
         return Rest()
     if charge.payment_intent is None:
@@ -699,6 +700,13 @@ def money_may_move(charge: Charge) -> bool:
 def needs_us(charge: Charge) -> bool:
     """Whether there is something for us to do, or to look at, by ourselves."""
     return waiting_on(charge) is Party.SYSTEM or (charge.final and not charge.tidy)
+
+
+def unheard(charge: Charge) -> bool:
+    """Whether it waits for nothing but an answer of Stripe's to what it has sent."""
+    request = charge.open_attempt if charge.payment_intent else charge.create
+    waits = charge.status in {Status.PENDING, Status.UNKNOWN} and charge.closing is None
+    return waits and request is not None and request.standing is Standing.OUT and request.unanswered > 0
 
 
 def waiting_on(charge: Charge) -> Party | None:
@@ -864,6 +872,8 @@ def _needless(charge: Charge, audience: Audience, topic: Topic, now: datetime) -
     """Whether it would be noise: a try that a customer need not know of, or good news about trouble never told."""
     if topic is Topic.RETRYING:  # S6: a few tries of what was the processor's trouble.
         return charge.next_attempt_at is not None and charge.next_attempt_at <= now + TRANSIENT_WAITS[-1]
+    if audience is Audience.CUSTOMER and topic is Topic.ACTION_REQUIRED:  # Who is here is led to the bank at once.
+        return bool(charge.attempts) and "return_url" in json.loads(charge.attempts[-1].parameters)
     told = any(notice.audience is Audience.CUSTOMER and not notice.dropped for notice in charge.outbox)
     return audience is Audience.CUSTOMER and topic in CONCLUDES and not told
 
@@ -1090,9 +1100,11 @@ def _fetched(charge: Charge, fetched: Fetched, now: datetime, limits: Limits) ->
     intent = fetched.payment_intent
     if intent.id != charge.payment_intent:
         return _another_fetched(charge, intent, now)
-    if any(refund.standing is Standing.LOOK for refund in charge.refunds):
-        is_paid = intent.seen is Seen.SUCCEEDED and _same_money(charge, intent)
-        return _refunds_checked(charge, is_paid=is_paid, detail=f"Stripe says {intent.seen}", now=now)
+    if fetched.amount_refunded is not None and any(refund.standing is Standing.LOOK for refund in charge.refunds):
+        keeps = fetched.amount_refunded == 0 and not fetched.disputed  # Else a person has settled it, or must.
+        is_paid = intent.seen is Seen.SUCCEEDED and _same_money(charge, intent) and keeps
+        detail = f"Stripe says {intent.seen}" + ("" if keeps else ", and it is refunded or disputed")
+        return _refunds_checked(charge, is_paid=is_paid, detail=detail, now=now)
     if intent.seen in STATE:
         return _by_state(charge, intent, now)
     if charge.final:
@@ -1180,6 +1192,9 @@ def _by_state(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     attempt = charge.open_attempt
     unsent = charge.closing is None and attempt is not None and attempt.standing is Standing.UNSENT
     if status is Status.ACTION_REQUIRED and unsent:
+        until = _held_back_until(charge, now)
+        if until is not None:
+            return _later(_unknown(charge), min(until - now, CLOSING_WAIT))
         return _go_on(_resumed(charge))  # That is what an earlier attempt left: this one was wished for in spite of it.
     charge = _settle_open_attempt(charge, intent.seen)
     if status is Status.CANCELED:

@@ -315,7 +315,9 @@ class Reconciler:
             return replace(report, stage=report.stage + 1, position=report.window)
         if end < report.until:
             return replace(report, stage=0, window=end, position=end)
-        self._put(AUDIT, {"report": report.name, "at": max(report.until, self._last(AUDIT))})
+        last = self._last(AUDIT)
+        follows = report.since <= max(last, self._gate.check().opened_at)  # Else what lies between is still to be done.
+        self._put(AUDIT, {"report": report.name, "at": max(report.until, last) if follows else last})
         return replace(report, finished_at=self._clock.now())
 
     def _audit_account(self, report: Report, account: str | None, end: datetime) -> Report:
@@ -338,7 +340,7 @@ class Reconciler:
             report = replace(report, at_stripe=report.at_stripe + 1)
             report = self._hold_against(report, account, name, payment_intent, row)
         for row in self._accounts.rows(Kind.PAYMENT_INTENTS, account, since, until):
-            report = self._tidy(report, row)
+            report = self._tidy(report, account, row)
         return replace(report, position=until)
 
     def _hold_against(self, report: Report, account: str | None, name: str, payment_intent: str, row: Row) -> Report:
@@ -386,14 +388,16 @@ class Reconciler:
                 report = replace(examined, agreed=report.agreed)  # Of those at Stripe, where it has been counted.
         return replace(report, position=last or end)
 
-    def _tidy(self, report: Report, row: Row) -> Report:
+    def _tidy(self, report: Report, account: str | None, row: Row) -> Report:
         """Have an orphan canceled: a PaymentIntent of ours whose charge has another one recorded, or is final."""
         intent = answers.read_payment_intent(row)
         if intent.seen not in policy.ORPHANED or not CHARGE_ID.fullmatch(intent.charge_id or ""):
             return report
         held = self._ledger.get(str(intent.charge_id))
         young = intent.created > self._clock.now() - ORPHAN_AGE
-        if held is None or young or held.charge.payment_intent == intent.id or intent.id in held.charge.orphans:
+        if held is None or held.charge.terms.account != account:  # It is not ours: it only says so.
+            return report
+        if young or held.charge.payment_intent == intent.id or intent.id in held.charge.orphans:
             return report
         after = self._charger.examine(held.charge.id, intent.id)
         return replace(report, orphans=report.orphans + (intent.id in after.orphans))
@@ -472,4 +476,4 @@ def _written(report: Report) -> dict[str, Any]:
 
 
 def _report(stored: Stored) -> Report:
-    return msgspec.convert(dict(stored.properties), Report)
+    return msgspec.convert({"finished_at": None, **stored.properties}, Report)

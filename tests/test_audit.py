@@ -98,6 +98,20 @@ def test_money_without_a_record_makes_a_charge(world: World) -> None:
     assert len(world.engine.tally().moved) == 1
 
 
+@pytest.mark.parametrize("abroad", [True, False], ids=["of another account", "of another amount"])
+def test_money_that_only_names_a_charge_does_not_pay_for_it(world: World, *, abroad: bool) -> None:
+    """Metadata is anybody's to write: who asks for 19.99 is not told that 0.50 elsewhere have paid it."""
+    headers = {"Stripe-Account": world.at_stripe("POST", "/v1/accounts", "type=standard")["id"]} if abroad else {}
+    form = "currency=usd&payment_method=pm_card_visa&confirm=true&automatic_payment_methods[enabled]=true"
+    form += f"&automatic_payment_methods[allow_redirects]=never&metadata[pio_charge]={charge_id(None, 'order-9')}"
+    world.at_stripe("POST", "/v1/payment_intents", f"amount={1999 if abroad else 50}&{form}", **headers)
+    assert findings(audit(world)) == [("paid_without_charge", "the charge was recovered")]
+    told = world.create(key="order-9")
+    assert told is not None
+    assert (told.status, told.body["type"]) == (422, "urn:paidonce:key-reused")
+    assert ("account" if abroad else "amount") in told.body["fields"]
+
+
 def test_twice_the_money_is_given_back_once(world: World) -> None:
     """The recorded PaymentIntent keeps it, the other one is refunded, whole, and never again."""
     world.create()
@@ -117,6 +131,19 @@ def test_twice_the_money_is_given_back_once(world: World) -> None:
     audit(world)
     world.settle()
     assert len(world.engine.objects("refund")) == 1
+
+
+@pytest.mark.parametrize("amount", [1999, 500])
+def test_nothing_is_given_back_where_a_person_has_refunded_the_recorded_payment(world: World, amount: int) -> None:
+    """They saw two payments and refunded one: the customer pays once, not never. It is shown to a person."""
+    world.create()
+    extra = pay_beside(world)
+    world.at_stripe("POST", "/v1/refunds", f"payment_intent={world.charge().payment_intent}&amount={amount}")
+    audit(world)
+    world.settle()
+    assert {one.payment_intent: one.refunded for one in world.engine.tally().moved}[extra["id"]] == 0
+    assert "not_paid_at_stripe" in {found.kind for found in world.charge().discrepancies}
+    assert world.charge().done
 
 
 def test_what_a_person_has_given_back_in_part_is_given_back_in_full(world: World) -> None:
@@ -248,6 +275,32 @@ def test_an_orphan_is_canceled_and_what_may_become_one_is_left_alone(world: Worl
     world.settle()
     states = {intent["id"]: intent["status"] for intent in world.engine.payment_intents()}
     assert (states[orphan], states[stranger]) == ("canceled", "requires_payment_method")
+
+
+def test_what_another_account_calls_ours_is_left_alone(world: World) -> None:
+    """Its owner may write any metadata; the audit is not stopped by what is not on the charge's account."""
+    account = world.at_stripe("POST", "/v1/accounts", "type=standard")["id"]
+    world.create()
+    form = f"amount=50&currency=usd&metadata[pio_charge]={world.charge().id}"
+    theirs = world.at_stripe("POST", "/v1/payment_intents", form, **{"Stripe-Account": account})
+    world.clock.sleep(2 * HOUR)
+    report = audit(world)
+    assert report["finished_at"] is not None
+    assert (report["orphans"], report["findings"]) == (0, [])
+    shown = world.at_stripe("GET", f"/v1/payment_intents/{theirs['id']}", **{"Stripe-Account": account})
+    assert shown["status"] == "requires_payment_method"
+
+
+def test_an_audit_of_another_period_skips_nothing(world: World) -> None:
+    """Who audits the last day by hand leaves the days before it to the next audit by the clock."""
+    world.parts.reconciler._mark("audit", world.clock.now())
+    pay_beside(world, "order-9")
+    world.clock.sleep(5 * DAY)
+    assert world.audit(since=world.clock.now() - DAY)["findings"] == []
+    world.clock.sleep(HOUR)
+    world.sweep()
+    world.sweep()
+    assert world.charge("order-9").status is Status.SUCCEEDED
 
 
 def test_an_audit_that_stripe_interrupts_goes_on_where_it_was(world: World) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from shared import policy
-from shared.charge import Act, Answered, CancelReason, Listed, Seen, Status
+from shared.charge import Act, Answered, CancelReason, Fetched, Listed, Seen, Status
 from shared.policy import Fetch, List, Rest, Send, Then
 from tests.script import (
+    AMOUNT,
     CARD_DECLINED,
     DAY,
     HOUR,
@@ -810,3 +811,23 @@ def test_an_answer_to_a_key_that_no_charge_of_ours_has_changes_nothing() -> None
     before = script.charge
     script.observe(Answered(idempotency_key="somebody-elses", seen=Seen.DECLINED))
     assert script.charge == before
+
+
+@pytest.mark.parametrize(
+    ("more", "is_sent"),
+    [({}, True), ({"amount_refunded": AMOUNT}, False), ({"amount_refunded": 1}, False), ({"disputed": True}, False)],
+    ids=["kept", "refunded", "refunded in part", "disputed"],
+)
+def test_what_another_took_is_given_back_while_the_recorded_one_keeps_its_money(
+    more: dict[str, Any], *, is_sent: bool
+) -> None:
+    """Who has had the one back, from us or from the bank, does not get the other as well."""
+    script = answered(Seen.SUCCEEDED)
+    script.fetched(Seen.SUCCEEDED, name="pi_extra")
+    assert script.step() == Fetch(payment_intent=OURS, with_charges=True)
+    paid = intent(script.charge, Seen.SUCCEEDED)
+    script.observe(Fetched(payment_intent=paid))  # Somebody else's look, that did not read its charges.
+    assert script.step() == Fetch(payment_intent=OURS, with_charges=True)
+    script.observe(Fetched(payment_intent=paid, **{"amount_refunded": 0, **more}))
+    assert isinstance(script.step(), Send) is is_sent
+    assert script.charge.done is not is_sent

@@ -8,6 +8,7 @@ import pytest
 from shared import wiring
 from shared.charge import Status, charge_id
 from shared.deliver import STRIPE_DOWN_AFTER, SWEEP_AGAIN
+from shared.store import CHARGE, Stored
 from tests import world as worlds
 from tests.world import KEY, Told, World
 
@@ -171,6 +172,19 @@ def test_with_queue_and_stripe_down_the_sweep_stops_at_once_and_comes_again(worl
     sweep(world)
     world.run_tasks()
     assert [world.money_moved(f"order-{number}") for number in range(5)] == [[1999]] * 5
+
+
+def test_one_charge_that_cannot_be_read_does_not_hold_up_the_others(world: World) -> None:
+    """A version that is newer than this one wrote it, and was rolled back since."""
+    for number in range(3):
+        abandoned(world, f"order-{number}")
+    oldest = (CHARGE, charge_id(None, "order-0"))
+    stored = world.store._entities[oldest]
+    world.store._entities[oldest] = Stored({**stored.properties, "status": "of_the_future"}, stored.version)
+    assert sweep(world).body["swept"] == 2
+    world.store._entities[oldest] = stored
+    world.run_tasks()
+    assert [world.money_moved(f"order-{number}") for number in range(3)] == [[], [1999], [1999]]
 
 
 def test_a_charge_that_the_sweep_carries_is_carried_every_minute_that_it_is_due(world: World) -> None:

@@ -226,6 +226,7 @@ class World:
                 "STRIPE_WEBHOOK_SECRETS": f"whsec_old,{SECRET}",
                 "TASKS_LOCATION": "nowhere",
                 "CHARGE_URL": "http://charge",
+                "LEDGER_GENERATION": str(self.generation),
             },
             function="charge",
         )
@@ -235,6 +236,8 @@ class World:
             gate=gate,
             gateway=gateway,
             tasks=_MemoryQueue(self),
+            notices=_MemoryQueue(self),
+            notify_url="http://notify",
             clock=self.clock,
             limits=self.limits,
             charge_url=settings.charge_url,
@@ -425,9 +428,9 @@ class World:
         due = [name for name, waiting in self.queue.items() if waiting.at <= self.clock.now()]
         for name in due:
             waiting = self.queue[name]
-            path = urlsplit(waiting.task.url).path
+            parts = urlsplit(waiting.task.url)
             headers = {"X-CloudTasks-QueueName": "charges", "X-CloudTasks-TaskName": name}
-            told = self._ask("charge", "POST", path, waiting.task.body, headers)
+            told = self._ask(str(parts.hostname), "POST", parts.path, waiting.task.body, headers)
             if told is not None and 200 <= told.status < 300:
                 self.queue.pop(name, None)
                 continue
@@ -499,7 +502,8 @@ class World:
         if self.webhooks_on:
             times += [datetime.fromtimestamp(d, UTC) for d in self.engine.delivery_times()]
         for charge in self.charges():
-            moves = policy.needs_us(charge) or policy.waiting_on(charge) in {Party.OPERATOR, Party.BANK}
+            others = policy.waiting_on(charge) in {Party.OPERATOR, Party.BANK}
+            moves = policy.needs_us(charge) or others or bool(charge.untold)
             soon = charge.due_at is not None and charge.due_at < self.clock.now() + timedelta(hours=26)
             if charge.due_at is not None and (self._due(charge) or (moves and soon)):
                 times.append(max(charge.due_at, self.clock.now()) + SWEEP_EVERY)
