@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shared import policy
-from shared.charge import Act, Charge, Compared, Failure, PaymentIntent, Seen, Standing, Status, Terms
+from shared.charge import Act, Charge, Compared, Failure, Fetched, PaymentIntent, Seen, Standing, Status, Terms
 from shared.policy import Fetch, List, Send
 from tests.script import (
     AMOUNT,
@@ -103,7 +103,7 @@ def test_money_that_moved_in_the_lost_time_is_recorded_at_once() -> None:
 
 
 def test_a_charge_without_a_payment_intent_is_looked_for_since_the_lost_time_began() -> None:
-    """And created anew under another key if there is none: then it is young, and nothing holds it back."""
+    """And created anew under another key if there is none; it may have been given up in the lost time, so it waits."""
     script = Script()
     script.send()
     restored(script, DAY)
@@ -113,7 +113,9 @@ def test_a_charge_without_a_payment_intent_is_looked_for_since_the_lost_time_beg
     script.listed()
     assert script.send().idempotency_key.endswith("-create-2")
     script.answer(Seen.UNCONFIRMED, created=script.now)
-    assert script.charge.restored_at is None
+    assert script.status() is Status.UNKNOWN
+    assert isinstance(script.step(), Fetch)
+    script.now += policy.KEY_HORIZON
     assert isinstance(script.step(), Send)
 
 
@@ -161,6 +163,8 @@ def test_a_new_charge_is_looked_for_before_it_is_created() -> None:
     assert isinstance(step, List)
     assert step.since < now - 3 * DAY
     script.listed()
+    script.reply(Seen.UNCONFIRMED, created=script.now)
+    assert script.charge.restored_at is None
     assert isinstance(script.step(), Send)
 
 
@@ -225,7 +229,7 @@ def twice_paid() -> Script:
     """Paid, and paid once more by another PaymentIntent; the recorded one has been looked at."""
     script = answered(Seen.SUCCEEDED)
     script.fetched(Seen.SUCCEEDED, name="pi_extra")
-    script.look(Seen.SUCCEEDED)
+    script.observe(Fetched(payment_intent=intent(script.charge, Seen.SUCCEEDED), amount_refunded=0))
     return script
 
 
