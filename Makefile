@@ -13,7 +13,7 @@ CHECKOV := .cache/checkov/.installed-$(CHECKOV_VERSION)
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: chromium help demo local test check audit words setup lock clean
+.PHONY: bench bundle chromium help demo local test check audit words setup lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,12 @@ check: $(PACKAGES)  ## Lint, check the format and the types
 audit: $(CHECKOV)  ## Hold the deployment against checkov's rules (the first time: a minute and 300 MB)
 	.cache/checkov/bin/checkov --directory infra/terraform --framework terraform --compact --quiet
 
+bundle: $(PACKAGES)  ## Write dist/paidonce.zip, which Terraform deploys
+	@.venv/bin/python -m infra.bundle
+
+bench: $(PACKAGES)  ## Measure what a cold start takes, beside that of the libraries alone
+	@.venv/bin/python -m infra.cold_start
+
 words: $(PACKAGES)  ## Bring the translations up to date with the sentences in the code and in the templates
 	@mkdir -p .local
 	.venv/bin/pybabel --quiet extract --mapping-file shared/locale/babel.cfg --omit-header --add-location file \
@@ -52,7 +58,7 @@ lock: $(PACKAGES)  ## Write requirements.lock anew from pyproject.toml
 		--output-file requirements.lock
 
 clean:  ## Remove all that was installed, built or recorded here
-	rm -rf .venv .cache .local .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .cache .local dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(PACKAGES): requirements.lock
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
