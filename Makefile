@@ -15,7 +15,7 @@ PIP_AUDIT := .cache/pip-audit/.installed-$(PIP_AUDIT_VERSION)
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: chromium help demo local faults test check audit words setup lock clean
+.PHONY: bench bundle chromium help demo local faults test check audit words setup lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,12 @@ audit: $(CHECKOV) $(PIP_AUDIT)  ## Hold the deployment against checkov's rules (
 	.cache/checkov/bin/checkov --directory infra/terraform --framework terraform --compact --quiet
 	.cache/pip-audit/bin/pip-audit --strict --requirement requirements.lock --disable-pip --require-hashes --progress-spinner off
 
+bundle: $(PACKAGES)  ## Write dist/paidonce.zip, which Terraform deploys
+	@.venv/bin/python -m infra.bundle
+
+bench: $(PACKAGES)  ## Measure what a cold start takes, beside that of the libraries alone
+	@.venv/bin/python -m infra.cold_start
+
 words: $(PACKAGES)  ## Bring the translations up to date with the sentences in the code and in the templates
 	@mkdir -p .local
 	.venv/bin/pybabel --quiet extract --mapping-file shared/locale/babel.cfg --omit-header --add-location file \
@@ -58,7 +64,7 @@ lock: $(PACKAGES)  ## Write requirements.lock anew from pyproject.toml
 		--output-file requirements.lock
 
 clean:  ## Remove all that was installed, built or recorded here
-	rm -rf .venv .cache .local .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .cache .local dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(PACKAGES): requirements.lock
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
