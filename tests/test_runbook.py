@@ -105,7 +105,7 @@ def test_every_http_path_is_answered_by_the_charge_function() -> None:
     """With that method."""
     asked = [
         (method or "GET", path)
-        for method, path in re.findall(r'^ +say (?:-X (\w+) )?"\$CHARGE_URL([^"]*)"', RUNBOOK, re.M)
+        for method, path in re.findall(r'^ +say (?:-X (\w+) )?"\$CHARGE_URL([^"]*)"', RUNBOOK, re.MULTILINE)
     ]
     asked += re.findall(r"`(GET|POST|PUT|PATCH|DELETE) (/[^`\s]*)`", RUNBOOK)
     assert len(asked) >= RUNBOOK.count("CHARGE_URL/") > 5
@@ -186,13 +186,13 @@ def test_every_dependency_is_locked_by_hash() -> None:
 
 def test_the_times_that_are_promised_are_the_codes() -> None:
     """Whoever changes one changes the page."""
-    assert (policy.KEY_HORIZON, policy.KEY_LIFE) == (timedelta(hours=23), timedelta(hours=24))
-    assert (policy.EXPIRES_AFTER, policy.LIST_FOR) == (timedelta(days=30), timedelta(days=31))
-    assert policy.LOST_MARGIN == timedelta(days=1)
-    assert policy.BLOCKED_WAIT == timedelta(minutes=10)
-    assert api.LATEST_EXPIRY == timedelta(days=365)
+    assert (timedelta(hours=23), timedelta(hours=24)) == (policy.KEY_HORIZON, policy.KEY_LIFE)
+    assert (timedelta(days=30), timedelta(days=31)) == (policy.EXPIRES_AFTER, policy.LIST_FOR)
+    assert timedelta(days=1) == policy.LOST_MARGIN
+    assert timedelta(minutes=10) == policy.BLOCKED_WAIT
+    assert timedelta(days=365) == api.LATEST_EXPIRY
     assert reconcile.EVENTS_KEPT == links.LINK_LIFE == timedelta(days=30)
-    assert links.FORM_LIFE == timedelta(hours=12)
+    assert timedelta(hours=12) == links.FORM_LIFE
     for said in (
         "23 hours",
         "for 24 no decline",
