@@ -40,7 +40,7 @@ check: $(PACKAGES)  ## Lint, check the format and the types
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 
-audit: $(CHECKOV) $(PIP_AUDIT)  ## Hold the deployment against checkov's rules (300 MB the first time), the packages against PyPI's advisories
+audit: $(CHECKOV) $(PIP_AUDIT)  ## Hold the deployment against checkov's rules (300 MB), the packages against PyPI's advisories
 	.cache/checkov/bin/checkov --directory infra/terraform --framework terraform --compact --quiet
 	.cache/pip-audit/bin/pip-audit --strict --requirement requirements.lock --disable-pip --require-hashes --progress-spinner off
 
