@@ -84,11 +84,7 @@ def _moved_object(value: Any, by: timedelta) -> Any:
 @functools.cache
 def _fields(kind: type) -> tuple[str, ...]:
     """Name the fields of a dataclass; nothing else has any."""
-    return (
-        tuple(field.name for field in dataclasses.fields(kind))
-        if dataclasses.is_dataclass(kind)
-        else ()
-    )
+    return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()
 
 
 def passed(charge: Charge, by: timedelta) -> Charge:

@@ -1,6 +1,7 @@
 """Explores everything that may happen, breadth first: the first broken promise found has a shortest way to it."""
 
 import dataclasses
+import gc
 import string
 import time
 from collections import deque
@@ -40,6 +41,13 @@ class Search:
 
     def run(self, *, states_at_most: int | None = None) -> Explored:
         """Explore until a promise is broken, all is explored, or there are so many states."""
+        gc.disable()  # There is no garbage: every state is kept. Looking for it takes a fifth of the time.
+        try:
+            return self._explore(states_at_most)
+        finally:
+            gc.enable()
+
+    def _explore(self, states_at_most: int | None) -> Explored:
         began = time.monotonic()
         explored = Explored(bound=self.world.bound)
         start = self.world.start()

@@ -154,6 +154,10 @@ class Bound:
     stranger: bool = False
     excluded: frozenset[str] = EXCLUDED
 
+    def __str__(self) -> str:
+        stranger = ", a payment with copied metadata" if self.stranger else ""
+        return f"{self.payment_method}: {self.faults} faults, {self.acts} acts, {self.runs} at once{stranger}"
+
 
 # --- The promises -----------------------------------------------------------------------------------------------------
 
@@ -464,14 +468,17 @@ class World:
 
     def _short_time_passes(self, state: State) -> Iterator[Step]:
         """Two minutes, in which the leases end. Or the sweep makes a task, which is a write and nothing else."""
-        late = _sorted(tuple(self._keep(dataclasses.replace(run.it, late=True)) for run in state.runs))
-        if late != state.runs and state.faults < self.bound.faults:
+        if state.faults < self.bound.faults and not all(run.it.late for run in state.runs):
+            late = _sorted(tuple(self._keep(dataclasses.replace(run.it, late=True)) for run in state.runs))
             stalled = state._replace(runs=late, faults=state.faults + 1)
             yield Step("Whoever is at work stalls until the lease is over.", stalled)
         due_at = state.ledger.it.due_at
         if due_at is not None and due_at <= NOW:
-            swept = dataclasses.replace(state.ledger.it, due_at=NOW + deliver.SWEEP_AGAIN)
-            yield self._write("The sweep makes a task.", state, None, None, self._record(swept))
+            key = ("swept", state.ledger)
+            if key not in self._written:
+                swept = dataclasses.replace(state.ledger.it, due_at=NOW + deliver.SWEEP_AGAIN)
+                self._written[key] = self._record(swept)
+            yield self._write("The sweep makes a task.", state, None, None, self._written[key])
 
     def _events(self, state: State) -> Iterator[Step]:
         if state.stripe not in self._may_come:
