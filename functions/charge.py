@@ -9,13 +9,11 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 from werkzeug.routing import BaseConverter, Map, Rule
 
 from shared import answer, api, log, wiring
-from shared.answer import Answer, by_task
+from shared.answer import Answer, by_task, task_of
 from shared.api import Problem
 from shared.charge import Act, Chosen, charge_id
 from shared.deliver import TaskBody
 from shared.gateway import STRIPE_API_VERSION
-
-UNKNOWN_ID_SECONDS: Final = 60  # A task may overtake the commit that it was made for, but not by so much.
 
 
 class _Id(BaseConverter):
@@ -77,7 +75,7 @@ def _create(request: flask.Request) -> Answer:
         if late is not None and parts.charger.read(asked.id) is None:
             raise late
         at_once = by_task(request) or "respond-async" not in request.headers.get("Prefer", "").lower()
-        outcome = parts.charger.create(asked, at_once=at_once)
+        outcome = parts.charger.create(asked, at_once=at_once, task=task_of(request))
         if outcome.refusal == "key_reused":
             fields = api.differing(asked.terms, outcome.charge.terms)
             raise Problem(
@@ -89,7 +87,7 @@ def _create(request: flask.Request) -> Answer:
         return _dead_letter(raw, request, found)
     if by_task(request):
         return answer.to_task(outcome)
-    return answer.to_caller(outcome, parts.clock.now(), parts.settings.charge_url)
+    return answer.to_caller(outcome, parts.clock.now(), parts.settings.charge_url, parts.show)
 
 
 def _dead_letter(raw: bytes, request: flask.Request, found: Problem) -> Answer:
@@ -114,24 +112,19 @@ def _dead_letter(raw: bytes, request: flask.Request, found: Problem) -> Answer:
 
 def _deliver(request: flask.Request, name: str) -> Answer:
     parts = wiring.parts("charge")
-    outcome = parts.charger.deliver(name, by_task=by_task(request))
+    epoch = TaskBody.read(request.get_data()).epoch if by_task(request) else None
+    outcome = parts.charger.deliver(name, by_task=by_task(request), epoch=epoch, task=task_of(request))
     if outcome is None:
         return _unknown_id(request, name)
     if by_task(request):
         return answer.to_task(outcome)
-    return answer.to_caller(outcome, parts.clock.now(), parts.settings.charge_url)
+    return answer.to_caller(outcome, parts.clock.now(), parts.settings.charge_url, parts.show)
 
 
 def _unknown_id(request: flask.Request, name: str) -> Answer:
     if not by_task(request):
         raise Problem(404, "not-found", "There is no such charge.")
-    parts = wiring.parts("charge")
-    now = parts.clock.now().timestamp()
-    eta = request.headers.get("X-CloudTasks-TaskETA", type=float, default=now)
-    enqueued_at = TaskBody.read(request.get_data()).enqueued_at or eta
-    young = now < enqueued_at + UNKNOWN_ID_SECONDS
-    log.warning("a task names a charge that is not recorded", charge=name, young=young)
-    return answer.as_json({"charge": name, "status": None}, 409 if young else 200)
+    return answer.unknown_charge(request, name, wiring.parts("charge").clock.now())
 
 
 def _read(request: flask.Request, name: str | None) -> Answer:
@@ -142,7 +135,7 @@ def _read(request: flask.Request, name: str | None) -> Answer:
     found = parts.charger.read(name)
     if found is None:
         raise Problem(404, "not-found", "No such charge is recorded (yet).")
-    read = answer.as_json(api.view(found), 200)
+    read = answer.as_json(parts.show(found), 200)
     read.headers["ETag"] = f'"{found.version}"'
     return read
 
@@ -163,7 +156,7 @@ def _act(request: flask.Request, name: str, act: Act) -> Answer:
     outcome = parts.charger.act(name, choice, version=version)
     if outcome is None:
         raise Problem(404, "not-found", "There is no such charge.")
-    return answer.to_caller(outcome, parts.clock.now(), parts.settings.charge_url)
+    return answer.to_caller(outcome, parts.clock.now(), parts.settings.charge_url, parts.show)
 
 
 def _give_up(request: flask.Request) -> Answer:
@@ -171,4 +164,4 @@ def _give_up(request: flask.Request) -> Answer:
     key = api.read_idempotency_key(request.headers.get("Idempotency-Key"))
     body = api.parse(request.get_data(), request.content_type or "", api.CancelByKeyBody)
     outcome = parts.charger.give_up(body.account, key, livemode=parts.livemode, actor=body.actor, note=body.reason)
-    return answer.to_caller(outcome, parts.clock.now(), parts.settings.charge_url)
+    return answer.to_caller(outcome, parts.clock.now(), parts.settings.charge_url, parts.show)

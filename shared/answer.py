@@ -11,16 +11,24 @@ import flask
 from shared import log
 from shared.api import HTTP_STATUS, RETRY_AFTER_SECONDS, Problem, view
 from shared.charge import Charge
-from shared.deliver import Outcome
+from shared.deliver import Outcome, TaskBody
+from shared.gate import LedgerClosed
 from shared.ledger import LedgerUnavailable
 
 Answer = flask.Response
+CLOSED_SECONDS: Final = 60  # A person must do something first.
 STRIPE_DOWN_SECONDS: Final = 30  # Asked of the queue while Stripe as a whole does not answer.
+UNKNOWN_ID_SECONDS: Final = 60  # A task may overtake the commit that it was made for, but not by so much.
 
 
 def by_task(request: flask.Request) -> bool:
     """Say whether Cloud Tasks delivered this. Anyone may claim it: it shapes the answer's code, nothing else."""
     return "X-CloudTasks-QueueName" in request.headers
+
+
+def task_of(request: flask.Request) -> str | None:
+    """Name the task that brought this. Anyone may claim it: it decides who has a charge in hand, which is economy."""
+    return request.headers.get("X-CloudTasks-TaskName") if by_task(request) else None
 
 
 def as_json(body: Any, status: int, content_type: str = "application/json") -> Answer:
@@ -36,19 +44,19 @@ def problem(found: Problem) -> Answer:
     return answer
 
 
-def to_caller(outcome: Outcome, now: datetime, url: str) -> Answer:
+def to_caller(outcome: Outcome, now: datetime, url: str, show: Callable[[Charge], Any] = view) -> Answer:
     """Answer an HTTP caller, by the charge's status."""
     charge = outcome.charge
     if outcome.busy:
         found = Problem(409, "in-hand", "This charge is being worked on; ask again.", retry_after=_seconds(charge, now))
         answer = problem(found)
     elif outcome.refusal == "version":
-        answer = problem(Problem(412, "version", "The charge has moved on; read it again.", charge=view(charge)))
+        answer = problem(Problem(412, "version", "The charge has moved on; read it again.", charge=show(charge)))
     elif outcome.refusal is not None:
         detail = f"The charge is {charge.status}: {outcome.refusal.replace('_', ' ')}. Nothing was changed."
-        answer = problem(Problem(409, outcome.refusal.replace("_", "-"), detail, charge=view(charge)))
+        answer = problem(Problem(409, outcome.refusal.replace("_", "-"), detail, charge=show(charge)))
     else:
-        answer = as_json(view(charge), HTTP_STATUS[charge.status])
+        answer = as_json(show(charge), HTTP_STATUS[charge.status])
         if answer.status_code == 202:
             answer.headers["Retry-After"] = str(_seconds(charge, now))
         if outcome.existed:
@@ -68,6 +76,15 @@ def to_task(outcome: Outcome) -> Answer:
     return as_json({"charge": charge.id, "status": charge.status}, 409 if again else 200)
 
 
+def unknown_charge(request: flask.Request, name: str, now: datetime) -> Answer:
+    """Answer Cloud Tasks about a charge that is not recorded: come again while it may be, then never."""
+    eta = request.headers.get("X-CloudTasks-TaskETA", type=float, default=now.timestamp())
+    enqueued_at = TaskBody.read(request.get_data()).enqueued_at or eta
+    young = now.timestamp() < enqueued_at + UNKNOWN_ID_SECONDS
+    log.warning("a task names a charge that is not recorded", charge=name, young=young)
+    return as_json({"charge": name, "status": None}, 409 if young else 200)
+
+
 def _seconds(charge: Charge, now: datetime) -> int:
     """Say in how many seconds it is worth asking again."""
     if charge.due_at is None:
@@ -85,6 +102,8 @@ def guarded(handle: Callable[[flask.Request], Answer]) -> Callable[[flask.Reques
                 return handle(request)
             except Problem as found:
                 return problem(found)
+            except LedgerClosed as closed:
+                return problem(Problem(503, "ledger-closed", str(closed), retry_after=CLOSED_SECONDS))
             except LedgerUnavailable:
                 log.error("the ledger is out of reach")
                 detail = (

@@ -3,14 +3,13 @@
 Pure: the standard library and the words of `charge`. Every answer of Stripe is read here and nowhere else, as tables:
 
     200 with a PaymentIntent   its status                                               STATUS
-    an error object            what its code says, whatever the HTTP status             ANYWHERE
-                               else with 401, 403, 409, 429: nothing ran                NOTHING_RAN
-                               else with 400, 402, 404: the row that is nearest         TYPE, ADVICE, DECLINE, CODE,
-                               or what the status says by itself                        MISSING, REFUSED
+    200 with a refund          its status                                               REFUND_STATUS
+    an error object            with 401, 403, 409, 429: nothing ran, whatever its code  NOTHING_RAN, but ANYWHERE
+                               with 400, 402, 404: the row of its code (`codes`)
+                               or what the status says by itself                        REFUSED
     everything else            SERVER_ERROR: unlisted is unknown, and unknown is never failed
 
 Only a 200 says that a customer has paid, and only one with a PaymentIntent whose status is `succeeded`.
-Source of the codes: docs.stripe.com/error-codes, /declines/codes and the enums of stripe-python 16.
 """
 
 import dataclasses
@@ -18,11 +17,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
-from shared.charge import Answered, Failure, Happened, PaymentIntent, Seen
+from shared import codes
+from shared.charge import Answered, Failure, Happened, PaymentIntent, Seen, Terms
 
 Value = TypeVar("Value", str, int, bool)
 
 CHARGE_ID_KEY: Final = "pio_charge"  # In a PaymentIntent's metadata: the id of our charge. The policy writes it.
+DIGEST_KEY: Final = "pio_body"  # Likewise: the digest of what was asked for.
 
 # fmt: off
 
@@ -35,6 +36,15 @@ STATUS: Final[Mapping[str, Seen]] = {
     "canceled":                Seen.CANCELED,
     "requires_payment_method": Seen.UNCONFIRMED,      # New, or come back unpaid: it does not say which.
     "requires_confirmation":   Seen.UNCONFIRMED,
+}
+
+# The `status` of a refund. The money is on its way back, unless it says that it is not.
+REFUND_STATUS: Final[Mapping[str, Seen]] = {
+    "succeeded":       Seen.REFUNDED,
+    "pending":         Seen.REFUNDED,
+    "requires_action": Seen.REFUNDED,         # Cash-like methods: the customer is asked where to.
+    "failed":          Seen.REFUND_FAILED,
+    "canceled":        Seen.REFUND_FAILED,
 }
 
 # HTTP statuses of what is answered before the request is carried out. They hold without an error object, too.
@@ -52,112 +62,15 @@ REFUSED: Final[Mapping[int, Seen]] = {
     404: Seen.MISSING_PAYMENT_INTENT,   # It is what our paths name.
 }
 
-# `code`s that mean the same with every status of the two tables above.
-ANYWHERE: Final[Mapping[str, Seen]] = {
-    "api_key_expired":                    Seen.UNAUTHORIZED,      # These six: the operator mends the deployment,
-    "platform_api_key_expired":           Seen.UNAUTHORIZED,      # and the request is still good.
-    "livemode_mismatch":                  Seen.UNAUTHORIZED,
-    "secret_key_required":                Seen.UNAUTHORIZED,
-    "testmode_charges_only":              Seen.UNAUTHORIZED,
-    "tls_version_unsupported":            Seen.UNAUTHORIZED,
-    "account_invalid":                    Seen.MISSING_OBJECT,    # The connected account, gone or disconnected.
-    "idempotency_key_in_use":             Seen.KEY_IN_USE,
-    "token_in_use":                       Seen.KEY_IN_USE,
-    "rate_limit":                         Seen.LIMITED,
-    "lock_timeout":                       Seen.LIMITED,           # Another request had the object; ours did not run.
-    "payment_intent_rate_limit_exceeded": Seen.LIMITED,
-    "payment_intent_unexpected_state":    Seen.UNEXPECTED_STATE,  # Often it has already succeeded.
-    "intent_invalid_state":               Seen.UNEXPECTED_STATE,
-}
-
-# `type`s that decide. The other three only repeat what the HTTP status says.
-TYPE: Final[Mapping[str, Seen]] = {
-    "idempotency_error": Seen.PARAMETERS_DRIFTED,   # It has no code. The first request under the key may have charged.
-}
-
-# The `param` of a `resource_missing`, and of any 404. Another one: our request is wrong (INVALID).
-MISSING: Final[Mapping[str, Seen]] = {
-    "customer":                   Seen.MISSING_OBJECT,
-    "payment_method":             Seen.MISSING_OBJECT,
-    "on_behalf_of":               Seen.MISSING_OBJECT,            # The connected account.
-    "transfer_data[destination]": Seen.MISSING_OBJECT,
-    "intent":                     Seen.MISSING_PAYMENT_INTENT,
-    "payment_intent":             Seen.MISSING_PAYMENT_INTENT,
-}
-
-# A 402 is read by `advice_code`, then `decline_code`, then `code`; but a duplicate is looked up whatever is advised.
-
-ADVICE: Final[Mapping[str, Seen]] = {
-    "do_not_try_again":  Seen.DECLINED,
-    "confirm_card_data": Seen.DECLINED,
-    # `try_again_later` allows another try and says nothing of the cause: the decline code decides.
-}
-
-# `decline_code`s. With every other one the customer decides what happens: DECLINED.
-DECLINE: Final[Mapping[str, Seen]] = {
-    "authentication_required":               Seen.AUTHENTICATION_REQUIRED,
-    "authentication_not_handled":            Seen.AUTHENTICATION_REQUIRED,
-    "mobile_device_authentication_required": Seen.AUTHENTICATION_REQUIRED,
-    "offline_pin_required":                  Seen.AUTHENTICATION_REQUIRED,
-    "online_or_offline_pin_required":        Seen.AUTHENTICATION_REQUIRED,
-    "duplicate_transaction":                 Seen.DUPLICATE_TRANSACTION,   # The bank has just seen such a payment.
-    "issuer_not_available":                  Seen.TRANSIENT_DECLINE,       # These three: the card was not judged.
-    "processing_error":                      Seen.TRANSIENT_DECLINE,
-    "reenter_transaction":                   Seen.TRANSIENT_DECLINE,
-}
-
-# `code`s of a payment that failed: the customer's matter, not the operator's, even where Stripe says it with a 400.
-CODE: Final[Mapping[str, Seen]] = {
-    "authentication_required":                        Seen.AUTHENTICATION_REQUIRED,
-    "authentication_failure":                         Seen.AUTHENTICATION_REQUIRED,
-    "payment_intent_action_required":                 Seen.AUTHENTICATION_REQUIRED,
-    "payment_intent_authentication_failure":          Seen.AUTHENTICATION_REQUIRED,
-    "payment_intent_mandate_invalid":                 Seen.AUTHENTICATION_REQUIRED,  # A mandate is given on session.
-    "india_recurring_payment_mandate_canceled":       Seen.AUTHENTICATION_REQUIRED,  # Likewise.
-    "three_d_secure_authentication_not_supported":    Seen.AUTHENTICATION_REQUIRED,
-    "processing_error":                               Seen.TRANSIENT_DECLINE,
-    "payment_method_not_available":                   Seen.TRANSIENT_DECLINE,        # Its processor is down.
-    "three_d_secure_authentication_upstream_error":   Seen.TRANSIENT_DECLINE,
-    "card_declined":                                  Seen.DECLINED,
-    "card_decline_rate_limit_exceeded":               Seen.DECLINED,                 # Not again for a day.
-    "expired_card":                                   Seen.DECLINED,                 # Another card, or other data.
-    "expired_payment_method":                         Seen.DECLINED,
-    "incorrect_address":                              Seen.DECLINED,
-    "incorrect_cvc":                                  Seen.DECLINED,
-    "incorrect_number":                               Seen.DECLINED,
-    "incorrect_postal_code":                          Seen.DECLINED,
-    "incorrect_zip":                                  Seen.DECLINED,
-    "invalid_cvc":                                    Seen.DECLINED,
-    "invalid_expiry_month":                           Seen.DECLINED,
-    "invalid_expiry_year":                            Seen.DECLINED,
-    "invalid_number":                                 Seen.DECLINED,
-    "payment_method_billing_details_address_missing": Seen.DECLINED,
-    "payment_method_restricted":                      Seen.DECLINED,
-    "payment_method_customer_decline":                Seen.DECLINED,                 # Wallets and local methods.
-    "payment_method_provider_decline":                Seen.DECLINED,
-    "payment_method_provider_timeout":                Seen.DECLINED,                 # Documented as failed.
-    "payment_intent_payment_attempt_expired":         Seen.DECLINED,
-    "payment_intent_payment_attempt_failed":          Seen.DECLINED,
-    "account_closed":                                 Seen.DECLINED,                 # Bank debits.
-    "bank_account_declined":                          Seen.DECLINED,
-    "bank_account_restricted":                        Seen.DECLINED,
-    "bank_account_unusable":                          Seen.DECLINED,
-    "debit_not_authorized":                           Seen.DECLINED,
-    "insufficient_funds":                             Seen.DECLINED,
-    "no_account":                                     Seen.DECLINED,
-    "payment_method_bank_account_blocked":            Seen.DECLINED,
-    "refer_to_customer":                              Seen.DECLINED,
-}
 # fmt: on
 
-DECLINES: Final = frozenset({Seen.DECLINED, Seen.AUTHENTICATION_REQUIRED, Seen.TRANSIENT_DECLINE})
+# What the row of a `code` may say in spite of a status of NOTHING_RAN: that nothing ran, and why; or what is there.
+ANYWHERE: Final = frozenset(
+    {Seen.UNAUTHORIZED, Seen.MISSING_OBJECT, Seen.KEY_IN_USE, Seen.LIMITED, Seen.UNEXPECTED_STATE}
+)
 LEFT_BY_A_DECLINE: Final = frozenset({Seen.UNCONFIRMED, Seen.ACTION_REQUIRED})  # What a declined PaymentIntent may be.
 
-assert not ANYWHERE.keys() & CODE.keys(), "a code has one meaning"
 assert not NOTHING_RAN.keys() & REFUSED.keys(), "a status has one meaning"
-
-HIDDEN: Final = frozenset({"fraudulent", "lost_card", "merchant_blacklist", "pickup_card", "stolen_card"})
-"""Reasons that whoever holds the card must not learn. Source: docs.stripe.com/declines/codes."""
 
 GENERIC_MESSAGE: Final = "Your card was declined."  # Stripe's own words for a `generic_decline`.
 
@@ -173,10 +86,14 @@ def read(http_status: int, body: object, *, request_id: str | None, replayed: bo
     error = failure(refusal) if refusal else None
     intent = _shown(members if http_status == 200 else refusal.get("payment_intent"))
     if http_status == 200:
-        seen = intent.seen if intent else Seen.SERVER_ERROR
+        seen = intent.seen if intent else _refund(members)
     else:
         seen = _refused(http_status, error)
-        if seen in DECLINES and intent is not None and intent.seen not in LEFT_BY_A_DECLINE:
+        if (
+            (http_status == 402 or seen in codes.DECLINED)
+            and intent is not None
+            and intent.seen not in LEFT_BY_A_DECLINE
+        ):
             seen = Seen.SERVER_ERROR  # It contradicts itself. Nobody is told "declined" of what may be paid.
     return Answered(
         idempotency_key=idempotency_key,
@@ -188,32 +105,26 @@ def read(http_status: int, body: object, *, request_id: str | None, replayed: bo
     )
 
 
+def _refund(body: Mapping[str, object]) -> Seen:
+    """Say what a 200 without a PaymentIntent amounts to."""
+    status = _text(body.get("status")) if body.get("object") == "refund" else None
+    return REFUND_STATUS.get(status or "", Seen.SERVER_ERROR)
+
+
 def _refused(http_status: int, error: Failure | None) -> Seen:
     """Say what any answer but a 200 amounts to."""
     if error is None or http_status not in NOTHING_RAN.keys() | REFUSED.keys():
         return NOTHING_RAN.get(http_status, Seen.SERVER_ERROR)
-    code = error.code or ""
-    if code in ANYWHERE:
-        return ANYWHERE[code]
+    row = codes.ERRORS.get(error.code or "")
+    if row is not None and row.seen in ANYWHERE:
+        return row.seen
     if http_status in NOTHING_RAN:
         return NOTHING_RAN[http_status]
-    if error.type is not None and error.type in TYPE:
-        return TYPE[error.type]
-    if http_status == 402:
-        return _declined(error)
-    if code in CODE:
-        return CODE[code]
-    if error.param is not None and (code == "resource_missing" or http_status == 404):
-        return MISSING.get(error.param, Seen.INVALID)
-    return REFUSED[http_status]
-
-
-def _declined(error: Failure) -> Seen:
-    """Say what a 402 amounts to: the most exact of its codes decides, but a doubt about money before all of them."""
-    declined = DECLINE.get(error.decline_code or "")
-    if declined is Seen.DUPLICATE_TRANSACTION:
-        return declined
-    return ADVICE.get(error.advice_code or "") or declined or CODE.get(error.code or "") or REFUSED[402]
+    if error.type == "idempotency_error":  # It has no code.
+        return codes.DRIFTED.seen
+    if http_status == 402:  # A failed payment, whatever `type` it calls itself.
+        return codes.row(dataclasses.replace(error, type="card_error")).seen
+    return REFUSED[http_status] if row is None else codes.row(error).seen
 
 
 def failure(error_body: Mapping[str, object]) -> Failure:
@@ -222,19 +133,14 @@ def failure(error_body: Mapping[str, object]) -> Failure:
     Stripe's message is kept for developers and operators, except where it may name a reason that must stay hidden.
     """
     read = Failure(**{field.name: _text(error_body.get(field.name)) for field in dataclasses.fields(Failure)})
-    return dataclasses.replace(read, message=None) if _hidden(read) else read
+    return dataclasses.replace(read, message=None) if codes.hidden(read) else read
 
 
 def told(failure: Failure) -> Failure:
     """Return a failure as callers and customers may see it. The ledger keeps the true one."""
-    if not _hidden(failure):
+    if not codes.hidden(failure):
         return failure
-    code = "card_declined" if failure.code in HIDDEN else failure.code
-    return dataclasses.replace(failure, code=code, decline_code="generic_decline", message=GENERIC_MESSAGE)
-
-
-def _hidden(failure: Failure) -> bool:
-    return not HIDDEN.isdisjoint({failure.code, failure.decline_code})
+    return Failure(type=failure.type, code="card_declined", decline_code="generic_decline", message=GENERIC_MESSAGE)
 
 
 def read_payment_intent(body: Mapping[str, object]) -> PaymentIntent:
@@ -242,7 +148,6 @@ def read_payment_intent(body: Mapping[str, object]) -> PaymentIntent:
     if not isinstance(body, Mapping) or body.get("object") != "payment_intent":
         raise ValueError("this is not a PaymentIntent")
     metadata, last_error = body.get("metadata"), body.get("last_payment_error")
-    customer = body.get("customer")
     return PaymentIntent(
         id=_required(body, "id", str),
         seen=STATUS.get(_required(body, "status", str), Seen.SERVER_ERROR),
@@ -252,10 +157,54 @@ def read_payment_intent(body: Mapping[str, object]) -> PaymentIntent:
         livemode=_required(body, "livemode", bool),
         created=_time(_required(body, "created", int)),
         charge_id=_text(metadata.get(CHARGE_ID_KEY)) if isinstance(metadata, Mapping) else None,
-        customer=_text(customer.get("id") if isinstance(customer, Mapping) else customer),  # An object when expanded.
+        body_digest=(_text(metadata.get(DIGEST_KEY)) if isinstance(metadata, Mapping) else None) or "",
+        customer=_name(body.get("customer")),
         cancellation_reason=_text(body.get("cancellation_reason")),
         last_error=failure(last_error) if isinstance(last_error, Mapping) else None,
     )
+
+
+def time_of(row: Mapping[str, object]) -> datetime:
+    """Return when one of Stripe's objects was made. Raises ValueError if it does not say."""
+    return _time(_required(row, "created", int))
+
+
+def read_terms(body: Mapping[str, object], account: str | None) -> Terms:
+    """Read what was asked for off the PaymentIntent that was made for it. Raises ValueError if it is none of ours.
+
+    What Stripe is not told (`retry`, `expires_at`) has its default.
+    """
+    metadata, transfer = body.get("metadata"), body.get("transfer_data")
+    last_error = body.get("last_payment_error")
+    tried = last_error.get("payment_method") if isinstance(last_error, Mapping) else None
+    destination = _name(transfer.get("destination")) if isinstance(transfer, Mapping) else None
+    amount = transfer.get("amount") if isinstance(transfer, Mapping) else None
+    fee = body.get("application_fee_amount")
+    return Terms(
+        amount=_required(body, "amount", int),
+        currency=_required(body, "currency", str),
+        customer=_name(body.get("customer")) or "",
+        payment_method=_name(body.get("payment_method")) or _name(tried) or "",  # A decline detaches it.
+        account=account,
+        description=_text(body.get("description")),
+        metadata={
+            str(name): str(value)
+            for name, value in (metadata.items() if isinstance(metadata, Mapping) else ())
+            if not str(name).startswith("pio_")
+        },
+        application_fee_amount=fee if isinstance(fee, int) else None,
+        transfer_data=None
+        if destination is None
+        else {"destination": destination, **({"amount": amount} if isinstance(amount, int) else {})},
+        on_behalf_of=_name(body.get("on_behalf_of")),
+        statement_descriptor_suffix=_text(body.get("statement_descriptor_suffix")),
+        receipt_email=_text(body.get("receipt_email")),
+    )
+
+
+def _name(reference: object) -> str | None:
+    """Return the id of an object that is named, or shown whole where it was expanded."""
+    return _text(reference.get("id") if isinstance(reference, Mapping) else reference)
 
 
 def read_event(body: Mapping[str, object]) -> Happened | None:
@@ -274,6 +223,25 @@ def read_event(body: Mapping[str, object]) -> Happened | None:
         payment_intent=read_payment_intent(about),
         idempotency_key=_text(request.get("idempotency_key")) if isinstance(request, Mapping) else None,
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CardGiven:
+    """What an event says of a Checkout Session: that a card was given in it, and for which charge of ours."""
+
+    session: str
+    charge_id: str
+
+
+def read_card_given(body: Mapping[str, object]) -> CardGiven | None:
+    """Read an event for which `read_event` had None. None: it is not about a card given for a charge of ours."""
+    data = body.get("data")
+    about = data.get("object") if isinstance(data, Mapping) else None
+    if body.get("type") != "checkout.session.completed" or not isinstance(about, Mapping):
+        return None
+    session, metadata = _text(about.get("id")), about.get("metadata")
+    charge_id = _text(metadata.get(CHARGE_ID_KEY)) if isinstance(metadata, Mapping) else None
+    return CardGiven(session=session, charge_id=charge_id) if session and charge_id else None
 
 
 def _error_object(body: Mapping[str, object]) -> Mapping[str, object]:

@@ -160,8 +160,6 @@ def terms_of(body: ChargeBody) -> Terms:
     multiple = LAST_DIGITS_ZERO.get(body.currency, 1)
     if body.amount % multiple:
         raise Problem(400, "invalid-body", f"An amount in {body.currency} is a multiple of {multiple} - at `$.amount`.")
-    if body.retry == "schedule":
-        raise Problem(400, "invalid-body", "`retry: schedule` is not available yet; use `none` - at `$.retry`.")
     fields = {name: getattr(body, name) for name in ChargeBody.__struct_fields__}
     if body.expires_at is not None:
         fields["expires_at"] = body.expires_at.astimezone(UTC)  # One moment, one digest, whatever the time zone.
@@ -210,8 +208,11 @@ def opened(  # noqa: PLR0913 - what the charge is made of, each by its name.
     )
 
 
-def view(charge: Charge) -> dict[str, Any]:
-    """Return the charge as callers see it. Times are RFC 3339 UTC, amounts in the currency's smallest unit."""
+def view(charge: Charge, customer_url: str | None = None) -> dict[str, Any]:
+    """Return the charge as callers see it. Times are RFC 3339 UTC, amounts in the currency's smallest unit.
+
+    customer_url: the link to the customer's page, while there is something to choose there.
+    """
     terms = charge.terms
     body = {
         "id": charge.id,
@@ -233,7 +234,7 @@ def view(charge: Charge) -> dict[str, Any]:
         "expires_at": charge.expires_at,
         "last_error": _error(charge),
         "options": sorted(policy.options(charge)),
-        "customer_url": None,
+        "customer_url": None if charge.final else customer_url,
         "attempts": [
             {
                 "number": attempt.number,

@@ -119,7 +119,7 @@ class Request:
     """One thing asked of Stripe. Repeated only as written: same key, parameters, API version and account."""
 
     idempotency_key: str
-    operation: str  # `create`, `confirm` or `cancel`.
+    operation: str  # `create`, `confirm`, `cancel` or `refund`.
     parameters: str  # The exact JSON object sent, as text: Datastore's maps forget the order of their keys.
     api_version: str
     payment_intent: str | None = None  # On which it acts; None while it is the one that creates it.
@@ -177,6 +177,8 @@ class Discrepancy:
     at: datetime
     payment_intent: str | None = None
     detail: str = ""
+    settled: str = ""  # How it was settled; empty while somebody must look at it.
+    settled_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,15 +242,21 @@ class Charge:
     version: int = 1
     generation: int = 1  # Of the ledger, when the charge was inserted: part of its confirm keys.
     epoch: int = 0  # Counts the tasks made for it: part of their names.
+    sweeps: int = 0  # How often the sweep has made it a task since a delivery last got somewhere,
+    swept_until: datetime | None = None  # and until when it waits for what the last of them brings.
     lease_owner: str = ""
     lease_until: datetime | None = None
     payment_intent: str | None = None
     attempts: tuple[Attempt, ...] = ()
     orphans: tuple[str, ...] = ()  # Other PaymentIntents of this charge, to be canceled before it is confirmed.
+    refunds: tuple[Request, ...] = ()  # Of money that another PaymentIntent than the recorded one took for this charge.
+    restored_at: datetime | None = None  # When a restored ledger was reopened, if the lost time may still act on this.
+    lost_since: datetime | None = None  # From when on that ledger may have forgotten what was done.
     closing: Closing | None = None
     cancel_reason: CancelReason | None = None
     blocked_on: Party | None = None
     next_attempt_at: datetime | None = None
+    pays_elsewhere_since: datetime | None = None  # So the customer says; nothing is tried until somebody chooses again.
     last_error: Failure | None = None
     amount_received: int = 0
     amount_refunded: int = 0
@@ -260,8 +268,23 @@ class Charge:
 
     @property
     def final(self) -> bool:
-        """Whether nothing is left to be done or decided."""
+        """Whether nothing is left to be decided."""
         return self.status in FINAL
+
+    @property
+    def tidy(self) -> bool:
+        """Whether nothing beside the recorded PaymentIntent is left to be canceled or given back."""
+        return not self.orphans and all(refund.settled for refund in self.refunds)
+
+    @property
+    def untold(self) -> tuple[Notice, ...]:
+        """What somebody is still to be told."""
+        return tuple(notice for notice in self.outbox if notice.told_at is None)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing at all is left to do: only then is there no `due_at`."""
+        return self.final and self.tidy and not self.untold
 
     @property
     def open_attempt(self) -> Attempt | None:
@@ -272,16 +295,19 @@ class Charge:
     def request(self, idempotency_key: str) -> Request | None:
         """Find the Request that has this key."""
         closing = self.closing.request if self.closing else None
-        requests: tuple[Request | None, ...] = (self.create, *self.attempts, closing)
+        requests: tuple[Request | None, ...] = (self.create, *self.attempts, closing, *self.refunds)
         return next((r for r in requests if r is not None and r.idempotency_key == idempotency_key), None)
 
     def with_request(self, request: Request) -> Self:
-        """Put a Request back in the place of the one that has the same key."""
+        """Put a Request back in the place of the one that has the same key (of a refund: the same PaymentIntent)."""
         if request.idempotency_key == self.create.idempotency_key:
             return dataclasses.replace(self, create=request)
         if isinstance(request, Attempt):
             attempts = tuple(request if a.idempotency_key == request.idempotency_key else a for a in self.attempts)
             return dataclasses.replace(self, attempts=attempts)
+        if request.operation == "refund":
+            refunds = tuple(request if r.payment_intent == request.payment_intent else r for r in self.refunds)
+            return dataclasses.replace(self, refunds=refunds)
         assert self.closing is not None, "only a closing has a request that is neither create nor attempt"
         return dataclasses.replace(self, closing=dataclasses.replace(self.closing, request=request))
 
@@ -318,6 +344,9 @@ class Seen(StrEnum):
     AUTHENTICATION_REQUIRED = "authentication_required"
     TRANSIENT_DECLINE = "transient_decline"
     DUPLICATE_TRANSACTION = "duplicate_transaction"
+    # A refund came back; or there is nothing left to refund.
+    REFUNDED = "refunded"
+    REFUND_FAILED = "refund_failed"
     # The request was refused.
     UNEXPECTED_STATE = "unexpected_state"
     MISSING_OBJECT = "missing_object"  # The customer, the payment method or the account.
@@ -346,6 +375,7 @@ class PaymentIntent:
     created: datetime
     charge_id: str | None = None  # Our charge's, from its metadata: finds a charge, proves nothing.
     customer: str | None = None
+    body_digest: str = ""  # Our charge's, from its metadata likewise.
     cancellation_reason: str | None = None
     last_error: Failure | None = None
 
@@ -368,6 +398,16 @@ class Fetched:
 
     payment_intent: PaymentIntent
     charge_under_way: bool = False
+    amount_refunded: int | None = None  # Of its charges; None: they were not read.
+    disputed: bool = False  # One of its charges is: the bank may give back, or has given back, what it took.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What an audit read about a charge that the ledger calls succeeded. None: Stripe knows no such PaymentIntent."""
+
+    payment_intent: PaymentIntent | None
+    amount_refunded: int | None = None  # None: not read.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,6 +442,10 @@ class Chosen:
     act: Act
     actor: str
     payment_method: str | None = None
+    return_url: str | None = (
+        None  # The customer is here, and the bank may ask them; then they come back to this address.
+    )
+    wish: bool = False  # With OUT_OF_BAND: it is only intended. Whoever gets the money says when it is paid.
     note: str = ""
 
 
@@ -417,4 +461,4 @@ class Crashed:
     exception: str
 
 
-Observation = Answered | Fetched | Listed | LookFailed | Happened | Chosen | Woken | Crashed
+Observation = Answered | Fetched | Compared | Listed | LookFailed | Happened | Chosen | Woken | Crashed

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Protocol, Self
@@ -25,22 +25,28 @@ from shared import log, policy
 from shared.charge import (
     Act,
     Answered,
+    Audience,
     Charge,
     Chosen,
+    Compared,
     Crashed,
     Fetched,
     Happened,
     Listed,
     LookFailed,
+    Notice,
     Observation,
-    Party,
+    PaymentIntent,
     Request,
     Seen,
     Status,
+    Terms,
     Woken,
     charge_id,
 )
 from shared.clock import Clock
+from shared.gate import Gate
+from shared.gateway import STRIPE_API_VERSION
 from shared.ledger import Conflict, Held, Ledger, LedgerUnavailable
 from shared.policy import Decision, Limits, Then
 from shared.tasks import Task, TaskQueue, task_name
@@ -50,7 +56,12 @@ SHORT_WAIT: Final = timedelta(seconds=2)  # Worth waiting for inside a delivery;
 TWIN_WAIT: Final = timedelta(seconds=10)  # How long a repeated request waits for the one in hand before it answers 409.
 TWIN_LOOK: Final = timedelta(milliseconds=100)  # When it first looks again; then after twice as long, each time.
 STRIPE_DOWN_AFTER: Final = 3  # Calls in a row without an answer: no longer one charge's bad luck.
-SWEEP_AGAIN: Final = timedelta(minutes=5)  # When the sweep takes up a charge again if its task brought nothing.
+CHARGE_ID: Final = re.compile(r"[0-9a-f]{40}")
+OUR_KEY: Final = re.compile(r"pio-([0-9a-f]{40})-")
+SWEEP_AGAIN: Final = timedelta(minutes=5)  # When the sweep takes up a charge again if its task brought nothing; then
+SWEEP_AGAIN_GROWS: Final = 4  # each time so much later: a task that does not come most often waits in a slowed queue,
+SWEEP_AGAIN_AT_MOST: Final = timedelta(hours=6)  # where one more of them only keeps others waiting.
+UNHEARD_APART: Final = timedelta(milliseconds=100)  # Ten a second: Stripe has only just come back.
 SWEEP_BATCH: Final = 100  # Charges a shard and run: a run stays far below the function's timeout.
 
 
@@ -70,11 +81,15 @@ class Gateway(Protocol):
     ) -> Listed | LookFailed:
         """List PaymentIntents."""
 
+    def recover(self, payment_intent: str, account: str | None) -> tuple[PaymentIntent, Terms] | LookFailed:
+        """Read a PaymentIntent together with what was asked for when it was made."""
+
 
 class TaskBody(msgspec.Struct, frozen=True):
     """The body of the tasks that we make. Everything that matters is in the charge; this is for lost ones."""
 
     enqueued_at: float | None = None  # Unix seconds.
+    epoch: int | None = None  # The charge's, when the task was made.
 
     @classmethod
     def read(cls, raw: bytes) -> Self:
@@ -123,6 +138,7 @@ class Run:
     lease: Lease
     learned: list[Observation] = field(default_factory=list)
     overtaken: bool = False  # Another delivery has taken the lease.
+    limits: Limits
     look_lost: bool = False  # A look was older than what others recorded, and was dropped.
 
 
@@ -133,21 +149,27 @@ class Charger:
         self,
         *,
         ledger: Ledger,
+        gate: Gate,
         gateway: Gateway,
         tasks: TaskQueue,
         clock: Clock,
         limits: Limits,
         charge_url: str,
+        notices: TaskQueue | None = None,
+        notify_url: str = "",
         generation: int,
         beside: Callable[[Callable[[], object]], object],
         new_owner: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         self._ledger = ledger
+        self._gate = gate
         self._gateway = gateway
         self._tasks = tasks
         self._clock = clock
         self._limits = limits
         self._charge_url = charge_url.rstrip("/")
+        self._notices = notices
+        self._notify_url = notify_url.rstrip("/")
         self._generation = generation
         self._beside = beside
         self._new_owner = new_owner
@@ -155,34 +177,54 @@ class Charger:
 
     # --- What callers ask for -----------------------------------------------------------------------------------------
 
-    def create(self, charge: Charge, *, at_once: bool) -> Outcome:
+    def create(self, charge: Charge, *, at_once: bool, task: str | None = None) -> Outcome:
         """Record the charge and carry it out; or answer for the one that has its key.
 
-        `at_once` False: the task queue carries it out, after this has returned. Raises LedgerUnavailable when it is
-        not certain that the charge was recorded: nothing has been sent then, but it may be later.
+        `at_once` False: the task queue carries it out, after this has returned. `task`: the one that brought it.
+        Raises LedgerUnavailable when it is not certain that the charge was recorded: nothing has been sent then, but it
+        may be later.
+        Raises LedgerClosed, as everything here that may lead to a send.
         """
-        lease = self._new_lease()
+        charge = dataclasses.replace(self._gate.new(charge), epoch=1)
+        lease = self._new_lease(task)
         began = self._clock.now()
-        charge = dataclasses.replace(charge, epoch=1)
+        known_new = charge.restored_at is None
         if at_once:
             charge = self._leased(charge, lease)
-            charge = charge.with_request(charge.create.sent(began))
+            charge = charge.with_request(charge.create.sent(began)) if known_new else charge
         else:
             charge = dataclasses.replace(charge, due_at=began + policy.FIRST_WAIT)
         held = self._ledger.insert(charge)
         if held is None:
-            return self._answer_for(charge)
+            return self._answer_for(charge, task)
         if not at_once:
             self._make_task(held.charge, None)
             return Outcome(charge=held.charge)
         self._beside(lambda: self._make_task(held.charge, lease.until))
-        run = Run(held=held, charge=held.charge, lease=lease)
-        return self._guarded(run, lambda: self._work(run, self._send(run, held.charge.create)))
+        # Who asked for it hears what becomes of it now by the answer; a queue does not listen.
+        unheard = set() if task else {Audience.CALLER}
+        limits = dataclasses.replace(self._limits, reaches=self._limits.reaches - unheard)
+        run = Run(held=held, charge=held.charge, lease=lease, limits=limits)
+        if known_new:
+            return self._guarded(run, lambda: self._work(run, self._send(run, held.charge.create)))
+        return self._guarded(run, lambda: self._work(run, Decision(charge=held.charge, then=Then.GO_ON)))
 
-    def deliver(self, charge_id: str, *, by_task: bool) -> Outcome | None:
-        """Take up a charge where it stands. None: there is no such charge. Raises LedgerUnavailable."""
+    def deliver(
+        self, charge_id: str, *, by_task: bool, epoch: int | None = None, task: str | None = None
+    ) -> Outcome | None:
+        """Take up a charge where it stands. None: there is no such charge. Raises LedgerUnavailable.
+
+        A task of an older epoch ends at once: a newer one was made since, or else `due_at` covers it. So a charge has
+        one task that comes again and again, and not one for every time that it was swept. A task (`task`: its name)
+        that comes again has ended before: what it holds the lease for is dead.
+        """
+        self._gate.check()
         held = self._ledger.get(charge_id)
-        return None if held is None else self._take_up(held, by_task=by_task)
+        if held is None:
+            return None
+        if epoch is not None and epoch < held.charge.epoch:
+            return Outcome(charge=held.charge, existed=True)
+        return self._take_up(held, by_task=by_task, task=task)
 
     def read(self, charge_id: str) -> Charge | None:
         """Return the charge as recorded. Raises LedgerUnavailable."""
@@ -191,6 +233,7 @@ class Charger:
 
     def act(self, charge_id: str, choice: Chosen, *, version: int | None) -> Outcome | None:
         """Do what somebody chose. None: there is no such charge, or (`refusal` "version") it has moved on."""
+        self._gate.check()
         while True:
             held = self._ledger.get(charge_id)
             if held is None:
@@ -205,11 +248,11 @@ class Charger:
                 return Outcome(charge=held.charge, existed=True, refusal=decision.refusal)
             if decision.charge == held.charge:
                 return Outcome(charge=held.charge, existed=True)
-            run = Run(held=held, charge=decision.charge, lease=self._new_lease())
+            run = Run(held=held, charge=decision.charge, lease=self._new_lease(), limits=self._limits)
             rests = decision.then is Then.REST
             prepared = self._settled(run.charge, None, run.lease) if rests else self._leased(run.charge, run.lease)
             try:
-                run.held = self._ledger.update(held, prepared)  # Rule 5: durable before anything is sent on its behalf.
+                run.held = self._update(held, prepared)  # Rule 5: durable before anything is sent on its behalf.
             except Conflict:
                 continue
             run.charge = run.held.charge
@@ -220,6 +263,7 @@ class Charger:
 
     def give_up(self, account: str | None, idempotency_key: str, *, livemode: bool, actor: str, note: str) -> Outcome:
         """Rule 7, the definite no: cancel the charge of this key, or see to it that there never will be one."""
+        self._gate.check()
         name = charge_id(account, idempotency_key)
         never = policy.never_charge(
             charge_id=name,
@@ -242,10 +286,11 @@ class Charger:
 
         Raises LedgerUnavailable or LookUnavailable when it could not be made durable: Stripe shall send it again.
         """
+        self._gate.check()
         held = self._find(event)
         if held is None:
             return self._unowned(event)
-        run = Run(held=held, charge=held.charge, lease=self._new_lease())
+        run = Run(held=held, charge=held.charge, lease=self._new_lease(), limits=self._limits)
         decision = self._learn(run, event)
         if decision.look is not None:
             looked = self._gateway.fetch(
@@ -265,22 +310,128 @@ class Charger:
         return f"recorded: {run.charge.status}"
 
     def sweep(self) -> int:
-        """Make a new task for every open charge that is overdue. Safe to overlap. Returns how many were made."""
-        made = 0
-        for name in self._ledger.due(self._clock.now(), SWEEP_BATCH):
-            held = self._ledger.get(name)
-            now = self._clock.now()
-            if held is None or held.charge.due_at is None or held.charge.due_at > now:
+        """See to every open charge that is overdue: make it a new task, or deliver it here while the queue takes none.
+
+        Safe to overlap. Begins nothing in the second half of the function's time. Returns how many it has seen to.
+        """
+        self._gate.check()
+        swept, queue_works, oldest = 0, True, timedelta()
+        ends_at = self._clock.monotonic() + self._limits.function_timeout.total_seconds() / 2
+        for overdue in self._due_until(self._clock.now(), ends_at):
+            held, now = overdue, self._clock.now()
+            if policy.needs_us(held.charge):
+                oldest = max(oldest, now - held.charge.created_at)
+            if queue_works:
+                has_task = self._is_swept(held.charge)
+                try:
+                    held = self._ledger.update(held, _swept(held.charge, now, has_task=has_task))
+                except Conflict:  # Somebody is at it: the better for it.
+                    continue
+                if has_task:
+                    continue
+                queue_works = self._make_task(held.charge, None)
+            if not queue_works:  # It waits for no task, then.
+                held = dataclasses.replace(held, charge=dataclasses.replace(held.charge, swept_until=None))
+                if self._take_up(held, by_task=True).stripe_down:
+                    break
+            swept += 1
+        swept += self._sweep_unheard(ends_at)
+        log.info("swept", charges=swept, oldest_seconds=round(oldest.total_seconds()))
+        return swept
+
+    def _due_until(self, until: datetime, ends_at: float) -> Iterator[Held]:
+        """Read the charges that are due until then, the oldest first, for as long as there is time."""
+        for name in self._ledger.due(until, SWEEP_BATCH):
+            if self._clock.monotonic() >= ends_at:
+                return  # Those left are the oldest next time.
+            try:
+                held = self._ledger.get(name)
+            except msgspec.ValidationError:  # Written by a newer version, or by hand: the others cannot help it.
+                log.exception("a charge cannot be read", charge=name)
                 continue
-            again = dataclasses.replace(held.charge, epoch=held.charge.epoch + 1, due_at=now + SWEEP_AGAIN)
-            with contextlib.suppress(Conflict):  # Somebody is at it: the better for it.
-                swept = self._ledger.update(held, again)
-                made += self._make_task(swept.charge, None)
-        return made
+            if held is not None and held.charge.due_at is not None and held.charge.due_at <= until:
+                yield held
+
+    def _sweep_unheard(self, ends_at: float) -> int:
+        """See whether Stripe answers again, with one charge; then see to the others that wait for nothing else.
+
+        By themselves they would wait as long again as they have waited already.
+        """
+        swept = 0
+        for held in self._due_until(self._clock.now() + policy.LAST_WAIT, ends_at):
+            charge = held.charge
+            if not policy.unheard(charge) or self._busy(charge) or self._is_swept(charge):
+                continue
+            if swept == 0:
+                if policy.unheard(self._take_up(held, by_task=True).charge):
+                    return 0
+            else:
+                at = self._clock.now() + swept * UNHEARD_APART
+                with contextlib.suppress(Conflict):
+                    again = dataclasses.replace(charge, epoch=charge.epoch + 1, due_at=at + SWEEP_AGAIN)
+                    self._make_task(self._ledger.update(held, again).charge, at)
+            swept += 1
+        return swept
+
+    def _is_swept(self, charge: Charge) -> bool:
+        """Whether the sweep has made it a task, and waits for what that brings."""
+        return charge.swept_until is not None and self._clock.now() < charge.swept_until
+
+    # --- What an audit finds ------------------------------------------------------------------------------------------
+
+    def recover(self, payment_intent: str, account: str | None) -> Charge:
+        """Record the charge of a PaymentIntent of ours that is paid, and of which the ledger knows nothing.
+
+        So whoever repeats its key is told that it is paid. Raises LedgerUnavailable, LookUnavailable or NotOurs.
+        """
+        read = self._gateway.recover(payment_intent, account)
+        if isinstance(read, LookFailed):
+            raise LookUnavailable(payment_intent)
+        intent, terms = read
+        if not CHARGE_ID.fullmatch(intent.charge_id or ""):
+            raise NotOurs(payment_intent)
+        found = policy.recovered(
+            [intent],
+            terms=terms,
+            generation=self._generation,
+            api_version=STRIPE_API_VERSION,
+            now=self._clock.now(),
+        )
+        held = self._ledger.insert(self._settled(found, None, self._new_lease()))
+        if held is not None:
+            log.error(
+                "a discrepancy was recorded", charge=found.id, kind="paid_without_charge", payment_intent=payment_intent
+            )
+        return found if held is None else held.charge
+
+    def examine(self, charge_id: str, payment_intent: str, *, with_charges: bool = True) -> Charge:
+        """Read a PaymentIntent that an audit wonders about, and record what that shows about this charge.
+
+        with_charges: what was refunded is read, too.
+
+        Raises LedgerUnavailable or LookUnavailable.
+        """
+        held = self._ledger.get(charge_id)
+        assert held is not None, "charges are never deleted"
+        terms, run = held.charge.terms, Run(held=held, charge=held.charge, lease=self._new_lease(), limits=self._limits)
+        looked: Observation = self._gateway.fetch(
+            payment_intent, terms.account, held.charge.create.api_version, with_charges=with_charges
+        )
+        if payment_intent == held.charge.payment_intent and held.charge.status is Status.SUCCEEDED:
+            looked = _comparison(looked)
+        if isinstance(looked, LookFailed):
+            raise LookUnavailable(payment_intent)
+        decision = self._learn(run, looked)
+        if run.charge != held.charge:
+            more = decision.then is Then.GO_ON
+            self._save(run, lambda charge: self._with_epoch(self._settled(charge, None, run.lease), more=more))
+            if more:
+                self._make_task(run.charge, None)
+        return run.charge
 
     # --- One delivery -------------------------------------------------------------------------------------------------
 
-    def _answer_for(self, asked: Charge) -> Outcome:
+    def _answer_for(self, asked: Charge, task: str | None) -> Outcome:
         """Answer a repeated request: wait a while for the one in hand, take up what nobody works on.
 
         A request that asks for something else under the same key changes nothing; nor does one after the definite no,
@@ -290,22 +441,23 @@ class Charger:
         while True:
             held = self._ledger.get(asked.id)
             assert held is not None, "charges are never deleted"
-            if held.charge.body_digest not in {asked.body_digest, ""}:
+            if not _same_request(held.charge, asked):
                 return Outcome(charge=held.charge, existed=True, refusal="key_reused")
-            if not self._busy(held.charge):
+            if not self._busy(held.charge, but_for=task):
                 break
             if self._clock.now() >= patience:
                 return Outcome(charge=held.charge, existed=True, busy=True)
             self._clock.sleep(look_again)
             look_again *= 2
         if held.charge.status in {Status.PENDING, Status.UNKNOWN}:
-            return self._take_up(held, by_task=False)
+            return self._take_up(held, by_task=False, task=task)
         return Outcome(charge=held.charge, existed=True)
 
-    def _take_up(self, held: Held, *, by_task: bool) -> Outcome:
-        if self._busy(held.charge):
+    def _take_up(self, held: Held, *, by_task: bool, task: str | None = None) -> Outcome:
+        if self._busy(held.charge, but_for=task):
             return Outcome(charge=held.charge, existed=True, busy=True)
-        run = Run(held=held, charge=held.charge, lease=self._new_lease())
+        run = Run(held=held, charge=held.charge, lease=self._new_lease(task), limits=self._limits)
+        self._remind(held.charge)
         decision = self._learn(run, Woken())
         outcome = self._guarded(run, lambda: self._work(run, decision, by_task=by_task))
         return dataclasses.replace(outcome, existed=True)
@@ -349,7 +501,7 @@ class Charger:
         self._finish(run, wait, by_task=by_task)
         return Outcome(
             charge=run.charge,
-            again=policy.waiting_on(run.charge) is Party.SYSTEM and not self._is_far(run.charge),
+            again=policy.needs_us(run.charge) and not self._is_far(run.charge),
             stripe_down=wait is not None and self._silence >= STRIPE_DOWN_AFTER,
         )
 
@@ -369,7 +521,7 @@ class Charger:
             return self._leased(charge.with_request(sent) if recorded else charge, run.lease)
 
         try:
-            run.held = self._ledger.update(run.held, as_sent(run.charge))
+            run.held = self._update(run.held, as_sent(run.charge))
         except Conflict:
             self._read_again(run)
             return Decision(charge=run.charge, then=Then.GO_ON)
@@ -390,7 +542,7 @@ class Charger:
         return self._gateway.list(charge.terms.customer, account, step.since, self._clock.now(), api_version)
 
     def _learn(self, run: Run, observation: Observation) -> Decision:
-        decision = policy.decide(run.charge, observation, self._clock.now(), self._limits)
+        decision = policy.decide(run.charge, observation, self._clock.now(), run.limits)
         run.charge = decision.charge
         run.learned.append(observation)
         if isinstance(observation, Answered | Fetched | Listed | LookFailed):
@@ -403,6 +555,7 @@ class Charger:
             seen=str(getattr(observation, "seen", "")),
             status=run.charge.status,
             then=decision.then,
+            age_seconds=round((self._clock.now() - run.charge.created_at).total_seconds()),
         )
         return decision
 
@@ -418,7 +571,7 @@ class Charger:
 
     def _needs_task(self, charge: Charge, *, by_task: bool) -> bool:
         """Whether a task must be made: not by one that comes again by itself, unless that would be far too often."""
-        return policy.waiting_on(charge) is Party.SYSTEM and (not by_task or self._is_far(charge))
+        return policy.needs_us(charge) and (not by_task or self._is_far(charge))
 
     def _is_far(self, charge: Charge) -> bool:
         return charge.due_at is not None and charge.due_at - self._clock.now() > policy.LAST_WAIT
@@ -430,13 +583,45 @@ class Charger:
             if dataclasses.replace(prepared, epoch=run.held.charge.epoch) == run.held.charge:
                 return False
             try:
-                run.held = self._ledger.update(run.held, prepared)
+                run.held = self._update(run.held, prepared)
             except Conflict:
                 self._read_again(run)
                 continue
             run.charge = run.held.charge
             run.learned.clear()
             return True
+
+    def _update(self, held: Held, charge: Charge) -> Held:
+        """Record a charge; what has been found out about it that nobody explains is told to the operator."""
+        updated = self._ledger.update(held, charge)
+        known = {(found.kind, found.payment_intent, found.detail) for found in held.charge.discrepancies}
+        for found in charge.discrepancies:
+            if (found.kind, found.payment_intent, found.detail) not in known:
+                log.error(
+                    "a discrepancy was recorded",
+                    charge=charge.id,
+                    kind=found.kind,
+                    payment_intent=found.payment_intent,
+                    settled=found.settled,
+                )
+        for notice in charge.outbox[len(held.charge.outbox) :]:
+            self._make_notice_task(charge, notice, f"{charge.id}-g{self._generation}-n{notice.number}")
+        return updated
+
+    def _remind(self, charge: Charge) -> None:
+        """Make new tasks for what should have been told by now."""
+        for notice in charge.untold:
+            if notice.at + policy.NOTICE_AGAIN <= self._clock.now():
+                name = f"{charge.id}-g{self._generation}-n{notice.number}-e{charge.epoch}"
+                self._make_notice_task(charge, notice, name)
+
+    def _make_notice_task(self, charge: Charge, notice: Notice, name: str) -> None:
+        """Ask the queue for a notice to be told; `due_at` covers it, if that does not work."""
+        if self._notices is not None:
+            body = msgspec.json.encode(TaskBody(enqueued_at=self._clock.now().timestamp()))
+            task = Task(name=name, url=f"{self._notify_url}/{charge.id}/{notice.number}", body=body)
+            queue = self._notices
+            self._beside(lambda: queue.create(task))
 
     def _read_again(self, run: Run) -> None:
         held = self._ledger.get(run.charge.id)
@@ -447,38 +632,42 @@ class Charger:
             if _may_be_stale(observation):
                 run.look_lost = True
                 continue
-            run.charge = policy.decide(run.charge, observation, now, self._limits).charge
+            run.charge = policy.decide(run.charge, observation, now, run.limits).charge
         run.overtaken = held.charge.lease_owner != run.lease.owner and self._busy(held.charge)
 
     # --- Leases, tasks, and finding charges ---------------------------------------------------------------------------
 
-    def _new_lease(self) -> Lease:
+    def _new_lease(self, task: str | None = None) -> Lease:
         return Lease(
-            owner=self._new_owner(),
+            owner=f"{task or ''}#{self._new_owner()}",
             until=self._clock.now() + self._limits.lease,
             until_monotonic=self._clock.monotonic() + self._limits.lease.total_seconds(),
         )
 
-    def _busy(self, charge: Charge) -> bool:
-        return not charge.final and charge.lease_until is not None and self._clock.now() < charge.lease_until
+    def _busy(self, charge: Charge, *, but_for: str | None = None) -> bool:
+        """Whether a delivery has it in hand, other than an earlier one of this task."""
+        if but_for is not None and charge.lease_owner.startswith(f"{but_for}#"):
+            return False
+        return not charge.done and charge.lease_until is not None and self._clock.now() < charge.lease_until
 
     def _leased(self, charge: Charge, lease: Lease) -> Charge:
-        due_at = None if charge.final else lease.until
+        due_at = None if charge.done else lease.until
         return dataclasses.replace(charge, lease_owner=lease.owner, lease_until=lease.until, due_at=due_at)
 
     def _settled(self, charge: Charge, wait: timedelta | None, lease: Lease) -> Charge:
         """Give the lease back, if it is ours, and say when the charge is due; another's lease keeps both."""
         if self._busy(charge) and charge.lease_owner != lease.owner:
-            return dataclasses.replace(charge, due_at=None) if charge.final else charge
+            return dataclasses.replace(charge, due_at=None) if charge.done else charge
         due_at = policy.due_at(charge, self._clock.now(), wait)
-        return dataclasses.replace(charge, lease_owner="", lease_until=None, due_at=due_at)
+        charge = dataclasses.replace(charge, lease_owner="", lease_until=None, due_at=due_at)
+        return charge if wait is not None else dataclasses.replace(charge, sweeps=0, swept_until=None)
 
     def _with_epoch(self, charge: Charge, *, more: bool) -> Charge:
         return dataclasses.replace(charge, epoch=charge.epoch + 1) if more else charge
 
     def _make_task(self, charge: Charge, at: datetime | None) -> bool:
         """Ask the queue for a delivery. Whether that works never matters to the charge: `due_at` covers it."""
-        body = msgspec.json.encode(TaskBody(enqueued_at=self._clock.now().timestamp()))
+        body = msgspec.json.encode(TaskBody(enqueued_at=self._clock.now().timestamp(), epoch=charge.epoch))
         return self._tasks.create(
             Task(
                 name=task_name(charge.id, self._generation, charge.epoch),
@@ -490,7 +679,7 @@ class Charger:
 
     def _find(self, event: Happened) -> Held | None:
         """Find the charge an event is about: by metadata, by key, by PaymentIntent. None of them proves anything."""
-        key = re.match(r"pio-([0-9a-f]{40})-", event.idempotency_key or "")
+        key = OUR_KEY.match(event.idempotency_key or "")
         names: Sequence[str | None] = (event.payment_intent.charge_id, key.group(1) if key else None)
         for name in dict.fromkeys(filter(None, names)):
             held = self._ledger.get(name)
@@ -502,23 +691,36 @@ class Charger:
 
     def _unowned(self, event: Happened) -> str:
         intent = event.payment_intent
-        if intent.charge_id is None or intent.seen is not Seen.SUCCEEDED:
+        if intent.seen is not Seen.SUCCEEDED or not CHARGE_ID.fullmatch(intent.charge_id or ""):
             return "not ours"
-        self._ledger.record_once(
-            "Discrepancy",
-            f"{intent.id}-no-charge",
-            {
-                "kind": "paid_without_charge",
-                "payment_intent": intent.id,
-                "account": event.account or "",
-                "charge": intent.charge_id,
-                "amount": intent.amount_received,
-                "currency": intent.currency,
-                "at": self._clock.now(),
-            },
-        )
-        log.error("a PaymentIntent of ours is paid, and there is no charge", payment_intent=intent.id)
-        return "recorded: no charge"
+        try:
+            return f"recovered: {self.recover(intent.id, event.account).status}"
+        except NotOurs:
+            return "not ours any more"
+
+
+def _swept(charge: Charge, now: datetime, *, has_task: bool) -> Charge:
+    """Give it another epoch, and its task time: each time more, until a delivery gets somewhere."""
+    if has_task:  # A delivery was no wiser, and that task comes again by itself.
+        return dataclasses.replace(charge, due_at=charge.swept_until)
+    growth = SWEEP_AGAIN_GROWS ** min(charge.sweeps, 10)  # Far beyond the most.
+    until = now + min(SWEEP_AGAIN * growth, SWEEP_AGAIN_AT_MOST)
+    return dataclasses.replace(
+        charge, epoch=charge.epoch + 1, due_at=until, sweeps=charge.sweeps + 1, swept_until=until
+    )
+
+
+def _same_request(recorded: Charge, asked: Charge) -> bool:
+    """Whether a charge is of the request that is made now; one that was recovered may not know its digest.
+
+    Its id is what some PaymentIntent's metadata said, and anybody on a connected account may write that.
+    """
+    one, other = recorded.terms, asked.terms
+    if one.account != other.account:
+        return False
+    if recorded.body_digest or not one.amount:  # No amount: it was given up before anybody asked for it.
+        return recorded.body_digest in {asked.body_digest, ""}
+    return (one.amount, one.currency, one.customer) == (other.amount, other.currency, other.customer)
 
 
 def _may_be_stale(observation: Observation) -> bool:
@@ -528,5 +730,17 @@ def _may_be_stale(observation: Observation) -> bool:
     return isinstance(observation, Listed | LookFailed)
 
 
+def _comparison(looked: Observation) -> Observation:
+    """Return what an audit has read as what it is compared with; what Stripe does not know is a finding, too."""
+    if isinstance(looked, Fetched):
+        return Compared(payment_intent=looked.payment_intent, amount_refunded=looked.amount_refunded)
+    gone = isinstance(looked, LookFailed) and looked.seen in policy.REFUSED
+    return Compared(payment_intent=None) if gone else looked
+
+
 class LookUnavailable(Exception):
     """Stripe could not be asked about a PaymentIntent just now."""
+
+
+class NotOurs(Exception):
+    """A PaymentIntent names no charge of ours, whatever was said of it."""

@@ -5,12 +5,14 @@ page). What came back is judged by its HTTP status and body (`answers`), not by 
 SDK cannot make sense of is an answer too, and keeps its request id. No answer at all is NO_REPLY.
 """
 
+import hashlib
 import json
 import math
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from enum import StrEnum
 from functools import partial
 from typing import Any, Final, cast
 
@@ -18,7 +20,7 @@ import requests
 import stripe
 
 from shared import answers, log
-from shared.charge import Answered, Failure, Fetched, Listed, LookFailed, Request, Seen
+from shared.charge import Answered, Failure, Fetched, Listed, LookFailed, PaymentIntent, Request, Seen, Terms
 
 STRIPE_API_VERSION: Final = "2026-10-28.endive"
 """Frozen into every new charge. The SDK's own, which its types describe; an upgrade of the SDK changes both, here."""
@@ -26,10 +28,33 @@ STRIPE_API_VERSION: Final = "2026-10-28.endive"
 CONNECT_TIMEOUT_SECONDS: Final = 5.0  # Part of the time limit. Stripe is connected to in far less than a second.
 PAGE_SIZE: Final = 100  # Objects; the most that Stripe gives.
 PAGES_LIMIT: Final = 50  # 5,000 PaymentIntents of one customer: a list that long is looked at by a person.
+RECONCILED_PAGES: Final = 10  # So that one step of an audit stays far below the function's timeout.
 UNPAID: Final = "failed"  # The one status of a Charge of Stripe's that says that it neither took money nor may yet.
 LIVE_KEYS: Final = ("sk_live_", "rk_live_")
 
+TOO_MANY: Final = "too_many_pages"  # The `type` of our own Failure for a list that is longer than `PAGES_LIMIT`.
+
 Call = Callable[[], object]
+Row = Mapping[str, Any]
+Rows = tuple[Row, ...]
+
+
+class Kind(StrEnum):
+    """What is listed for reconciling."""
+
+    PAYMENT_INTENTS = "payment_intents"
+    CHARGES = "charges"
+    REFUNDS = "refunds"
+    EVENTS = "events"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contact:
+    """How to write to a customer, or to the owner of an account, as far as Stripe knows. Of one deleted: nothing."""
+
+    email: str | None = field(default=None, repr=False)
+    name: str | None = None  # What a customer knows the account as.
+    locales: tuple[str, ...] = ()  # The customer's languages, the best first.
 
 
 @dataclass(frozen=True)
@@ -119,8 +144,10 @@ class Gateway:
             max_network_retries=0,
             http_client=self._wire,
         )
+        self.v1: Final = client.v1  # For what is asked of Stripe besides the charge itself, by way of `ask`.
         self._payment_intents = client.v1.payment_intents
         self._charges = client.v1.charges
+        self.key_digest: Final = hashlib.sha256(api_key.encode()).hexdigest()  # Names the key without telling it.
 
     def send(self, request: Request, account: str | None) -> Answered:
         """Send a Request exactly as it is written, once.
@@ -151,6 +178,8 @@ class Gateway:
                 return partial(service.confirm, intent, parameters, options)
             case "cancel", str():
                 return partial(service.cancel, intent, parameters, options)
+            case "refund", str():
+                return partial(self.v1.refunds.create, parameters, options)
         raise ValueError(f"cannot {request.operation!r} the PaymentIntent {intent!r}")
 
     def fetch(
@@ -167,7 +196,13 @@ class Gateway:
         charges = self._pages(self._charges.list, {"payment_intent": payment_intent}, options)
         if isinstance(charges, LookFailed):
             return charges
-        return Fetched(payment_intent=intent, charge_under_way=any(row.get("status") != UNPAID for row in charges))
+        refunded = (row.get("amount_refunded") for row in charges)
+        return Fetched(
+            payment_intent=intent,
+            charge_under_way=any(row.get("status") != UNPAID for row in charges),
+            amount_refunded=sum(amount for amount in refunded if isinstance(amount, int)),
+            disputed=any(row.get("disputed") is True for row in charges),
+        )
 
     def list(
         self, customer: str, account: str | None, since: datetime, until: datetime, api_version: str
@@ -188,12 +223,80 @@ class Gateway:
         except ValueError:  # Not to be passed over: it may be the one that is looked for.
             return LookFailed(seen=Seen.SERVER_ERROR)
 
+    # --- For reconciling ----------------------------------------------------------------------------------------------
+
+    def platform(self) -> str | LookFailed:
+        """Name the account that the API key belongs to."""
+        heard = self._call(partial(self.v1.accounts.retrieve_current, options=_options(None, STRIPE_API_VERSION)))
+        name = heard.body.get("id") if heard is not None and isinstance(heard.body, Mapping) else None
+        if heard is None or heard.status != 200 or not isinstance(name, str):
+            return _look_failed(heard)
+        return name
+
+    def recover(self, payment_intent: str, account: str | None) -> tuple[PaymentIntent, Terms] | LookFailed:
+        """Read a PaymentIntent together with what was asked for when it was made."""
+        options = _options(account, STRIPE_API_VERSION)
+        heard = self._call(partial(self._payment_intents.retrieve, payment_intent, options=options))
+        if heard is None or heard.status != 200 or not isinstance(heard.body, Mapping):
+            return _look_failed(heard)
+        try:
+            return answers.read_payment_intent(heard.body), answers.read_terms(heard.body, account)
+        except ValueError:
+            return LookFailed(seen=Seen.SERVER_ERROR)
+
+    def accounts(self) -> "Rows | LookFailed":
+        """List the connected accounts."""
+        return self._pages(self.v1.accounts.list, {}, _options(None, STRIPE_API_VERSION))
+
+    def rows(
+        self, kind: "Kind", account: str | None, since: datetime, until: datetime, **more: object
+    ) -> "Rows | LookFailed":
+        """List what an account has of a kind, made from `since` to `until` (whole seconds); all, or it has failed."""
+        listing: Callable[[Any, Any], object] = {
+            Kind.PAYMENT_INTENTS: self._payment_intents.list,
+            Kind.CHARGES: self._charges.list,
+            Kind.REFUNDS: self.v1.refunds.list,
+            Kind.EVENTS: self.v1.events.list,
+        }[kind]
+        created = {"gte": math.floor(since.timestamp()), "lte": math.ceil(until.timestamp())}
+        asked = {"created": created, **more}
+        return self._pages(listing, asked, _options(account, STRIPE_API_VERSION), RECONCILED_PAGES)
+
+    def contact_of_customer(self, customer: str, account: str | None) -> Contact | LookFailed:
+        """Read how to write to a customer."""
+        options = _options(account, STRIPE_API_VERSION)
+        return _contact(self._call(partial(self.v1.customers.retrieve, customer, options=options)))
+
+    def contact_of_account(self, account: str | None) -> Contact | LookFailed:
+        """Read how to write to the owner of a connected account; None: of our own."""
+        options = _options(None, STRIPE_API_VERSION)
+        if account is None:
+            return _contact(self._call(partial(self.v1.accounts.retrieve_current, options=options)))
+        return _contact(self._call(partial(self.v1.accounts.retrieve, account, options=options)))
+
+    def ask(
+        self,
+        operation: Callable[..., object],
+        account: str | None,
+        api_version: str,
+        *,
+        idempotency_key: str | None = None,
+    ) -> Heard | None:
+        """Call an operation of the SDK's that moves no money. None: nothing came back."""
+        options = _options(account, api_version, idempotency_key=idempotency_key)
+        return self._call(partial(operation, options=options))
+
     def _pages(
-        self, listing: Callable[[Any, Any], object], parameters: Mapping[str, object], options: stripe.RequestOptions
-    ) -> "tuple[Mapping[str, Any], ...] | LookFailed":
+        self,
+        listing: Callable[[Any, Any], object],
+        parameters: Mapping[str, object],
+        options: stripe.RequestOptions,
+        pages: int | None = None,
+    ) -> "Rows | LookFailed":
         """Read a list from its newest object to its oldest, page after page: all of it, or it has failed."""
-        rows: tuple[Mapping[str, Any], ...] = ()
-        for _ in range(PAGES_LIMIT):
+        rows: Rows = ()
+        pages = pages or PAGES_LIMIT
+        for _ in range(pages):
             cursor = {"starting_after": rows[-1]["id"]} if rows else {}
             asked = {**parameters, "limit": PAGE_SIZE, **cursor}
             heard = self._call(partial(listing, asked, options))
@@ -203,7 +306,9 @@ class Gateway:
             rows += page.rows
             if not page.has_more:
                 return rows
-        return LookFailed(seen=Seen.SERVER_ERROR, error=Failure(message=f"more than {PAGES_LIMIT} pages to list"))
+        return LookFailed(
+            seen=Seen.SERVER_ERROR, error=Failure(type=TOO_MANY, message=f"more than {pages} pages to list")
+        )
 
     def _call(self, call: Call) -> Heard | None:
         """Make one call, and return what was heard. None: it was sent, or may have been, and nothing came back."""
@@ -220,7 +325,7 @@ class Gateway:
 
 @dataclass(frozen=True)
 class _Page:
-    rows: tuple[Mapping[str, Any], ...]
+    rows: Rows
     has_more: bool
 
 
@@ -234,6 +339,29 @@ def _page(heard: Heard | None) -> _Page | None:
     if not all(isinstance(row, Mapping) and isinstance(row.get("id"), str) for row in rows):
         return None
     return _Page(tuple(rows), has_more)
+
+
+def _contact(heard: Heard | None) -> Contact | LookFailed:
+    """Read a customer or an account. One that is gone, or that is no longer ours to see, has no address."""
+    if heard is not None and heard.status == 200 and isinstance(heard.body, Mapping):
+        body = heard.body
+        name = _text_at(body, "business_profile", "name") or _text_at(body, "settings", "dashboard", "display_name")
+        locales = body.get("preferred_locales")
+        return Contact(
+            email=_text_at(body, "email"),
+            name=name,
+            locales=tuple(each for each in locales if isinstance(each, str)) if isinstance(locales, list) else (),
+        )
+    failed = _look_failed(heard)
+    gone = heard is not None and (heard.status == 404 or failed.seen is Seen.MISSING_OBJECT)
+    return Contact() if gone else failed
+
+
+def _text_at(body: object, *path: str) -> str | None:
+    """Return the text at this path of nested objects; None if there is none, or an empty one."""
+    for name in path:
+        body = body.get(name) if isinstance(body, Mapping) else None
+    return body if isinstance(body, str) and body else None
 
 
 def _look_failed(heard: Heard | None) -> LookFailed:

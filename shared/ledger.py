@@ -27,15 +27,16 @@ from shared.store import (
     AlreadyExists,
     Conflict,
     Store,
+    Stored,
     StoreError,
     StoreRefused,
     StoreUnavailable,
     Value,
-    due_key,
     shard_of,
+    time_key,
 )
 
-__all__ = ["Conflict", "Held", "Ledger", "LedgerUnavailable", "charge_of", "properties_of"]
+__all__ = ["AlreadyExists", "Conflict", "Held", "Ledger", "LedgerUnavailable", "charge_of", "properties_of"]
 
 T = TypeVar("T")
 
@@ -119,6 +120,28 @@ class Ledger:
         patience = self._patience(self._read_budget, "the charges that are due could not be read")
         shards = [patience.call(partial(self._store.due, shard, before, limit_per_shard)) for shard in range(SHARDS)]
         return [name for row in itertools.zip_longest(*shards) for name in row if name is not None]
+
+    def paid(self, shard: int, since: datetime, until: datetime, limit: int) -> list[str]:
+        """Name charges of a shard that succeeded in that time, the earliest first. Raises LedgerUnavailable."""
+        patience = self._patience(self._read_budget, "the charges that were paid could not be read")
+        return patience.call(partial(self._store.paid, shard, since, until, limit))
+
+    def names(self, kind: str, *, after: str = "", limit: int = 1000) -> list[str]:
+        """Name the first entities of a kind whose names come after `after`. Raises LedgerUnavailable."""
+        patience = self._patience(self._read_budget, f"the names of kind {kind} could not be read")
+        return patience.call(partial(self._store.names, kind, after, limit))
+
+    def read(self, kind: str, name: str) -> Stored | None:
+        """Read an entity that is no charge. Raises LedgerUnavailable."""
+        patience = self._patience(self._read_budget, f"{kind} {name} could not be read")
+        return patience.call(partial(self._store.get, kind, name))
+
+    def write(self, kind: str, name: str, properties: Mapping[str, Value], base_version: int | None) -> int:
+        """Write an entity that is no charge: insert it, or replace what is at `base_version`. Returns its version.
+
+        Raises AlreadyExists (insert), Conflict (replace), LedgerUnavailable.
+        """
+        return self._write(kind, name, properties, base_version=base_version)
 
     def find(self, payment_intent: str) -> list[str]:
         """Name the charges that recorded this PaymentIntent; more than one is a defect. Raises LedgerUnavailable."""
@@ -206,7 +229,7 @@ class _Patience:
 
 
 def properties_of(charge: Charge) -> dict[str, Value]:
-    """Write a charge as an entity's properties: its own fields under their own names, None left out, and `due`.
+    """Write a charge as an entity's properties: its own fields under their own names, None left out, `due`, `paid`.
 
     A field that is added to Charge later needs a default, with which older entities are read.
     """
@@ -215,7 +238,9 @@ def properties_of(charge: Charge) -> dict[str, Value]:
         if name in properties["terms"]:
             properties["terms"][name] = json.dumps(properties["terms"][name])
     if charge.due_at is not None:
-        properties["due"] = due_key(shard_of(charge.id), charge.due_at)
+        properties["due"] = time_key(shard_of(charge.id), charge.due_at)
+    if charge.succeeded_at is not None:
+        properties["paid"] = time_key(shard_of(charge.id), charge.succeeded_at)
     return properties
 
 

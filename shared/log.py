@@ -53,6 +53,15 @@ def request(headers: Headers) -> Iterator[None]:
         _trace.reset(token)
 
 
+_beside_stdout = False
+
+
+def beside_stdout() -> None:
+    """Write to standard error from now on: in a command line standard output is for what was asked."""
+    global _beside_stdout  # noqa: PLW0603 - one process, one place to write to.
+    _beside_stdout = True
+
+
 def info(message: str, **fields: object) -> None:
     """Log what happened."""
     _write("INFO", message, fields)
@@ -86,7 +95,9 @@ def _write(severity: str, message: str, fields: dict[str, object]) -> None:
     if trace is not None:
         entry["logging.googleapis.com/trace"] = trace
     with contextlib.suppress(OSError, ValueError):  # A closed stdout: no reason to leave a payment half done.
-        sys.stdout.write(json.dumps(entry) + "\n")  # One write, so that threads do not mix their lines.
+        (sys.stderr if _beside_stdout else sys.stdout).write(
+            json.dumps(entry) + "\n"
+        )  # One write, so that threads do not mix their lines.
         sys.stdout.flush()
 
 

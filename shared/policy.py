@@ -20,15 +20,18 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from shared import codes
 from shared.charge import (
     PAID,
     Act,
     Answered,
     Attempt,
+    Audience,
     CancelReason,
     Charge,
     Chosen,
     Closing,
+    Compared,
     Crashed,
     Discrepancy,
     Failure,
@@ -36,6 +39,7 @@ from shared.charge import (
     Happened,
     Listed,
     LookFailed,
+    Notice,
     Observation,
     Party,
     PaymentIntent,
@@ -44,6 +48,7 @@ from shared.charge import (
     Standing,
     Status,
     Terms,
+    Topic,
     Woken,
 )
 
@@ -178,6 +183,18 @@ CANCEL: Final[Mapping[Seen, Row]] = {
     Seen.NO_REPLY:                Row(Standing.OUT,     Status.UNKNOWN,         Then.LATER),
 }
 
+# Refunding twice is harmless: Stripe gives back no more than was taken. So an unusable key is replaced at once, and a
+# refund is asked for until there is nothing left to give back. It leaves the charge as it is.
+REFUND: Final[Mapping[Seen, Standing]] = {
+    Seen.REFUNDED:                Standing.SETTLED,
+    Seen.REFUND_FAILED:           Standing.SETTLED,   # These five: a person must settle it.
+    Seen.MISSING_OBJECT:          Standing.SETTLED,
+    Seen.MISSING_PAYMENT_INTENT:  Standing.SETTLED,
+    Seen.INVALID:                 Standing.SETTLED,
+    Seen.DECLINED:                Standing.SETTLED,
+    Seen.PARAMETERS_DRIFTED:      Standing.BURNT,     # Another key.
+}                                                     # Anything else: the same key again.
+
 # What a look that failed blocks on; any other is tried again.
 LOOK_BLOCKED_ON: Final[Mapping[Seen, Party]] = {
     Seen.UNAUTHORIZED:            Party.OPERATOR,
@@ -222,6 +239,21 @@ WAITING_ON: Final[Mapping[Status, Party | None]] = {
     Status.CANCELED:         None,
 }
 
+# Whom a new status is told, in this order. The caller's system hears of these only if the answer did not say so.
+NOTICES: Final[Mapping[Status, tuple[tuple[Audience, Topic], ...]]] = {
+    Status.PENDING:          (),
+    Status.UNKNOWN:          (),                                 # Nobody is told anything of what is not known.
+    Status.PROCESSING:       (),
+    Status.ACTION_REQUIRED:  ((Audience.CUSTOMER, Topic.ACTION_REQUIRED), (Audience.CALLER, Topic.OUTCOME)),
+    Status.RETRYING:         ((Audience.CUSTOMER, Topic.RETRYING),),
+    Status.DECLINED:         ((Audience.CUSTOMER, Topic.DECLINED), (Audience.CALLER, Topic.OUTCOME)),
+    Status.BLOCKED:          ((Audience.CALLER, Topic.OUTCOME),),     # And whoever must mend it: `_mender`.
+    Status.SUCCEEDED:        ((Audience.CUSTOMER, Topic.PAID), (Audience.CALLER, Topic.OUTCOME)),
+    Status.PAID_OUT_OF_BAND: ((Audience.CUSTOMER, Topic.PAID), (Audience.CALLER, Topic.OUTCOME)),
+    Status.CANCELED:         ((Audience.CUSTOMER, Topic.CANCELED), (Audience.CALLER, Topic.OUTCOME)),
+}
+CONCLUDES: Final = frozenset({Topic.PAID, Topic.CANCELED})   # Only said to a customer who was told of trouble before.
+
 CLOSINGS: Final = frozenset({Act.OUT_OF_BAND, Act.CANCEL})
 EVERY_ACT: Final = frozenset(Act)
 OPTIONS: Final[Mapping[Status, frozenset[Act]]] = {
@@ -250,7 +282,10 @@ CANCELLATION_REASON: Final[Mapping[str, str]] = {        # Stripe's own words fo
     "out_of_band":    "requested_by_customer",
     "paid_elsewhere": "duplicate",
 }
+WISH: Final = "the customer wants to pay in cash or elsewhere"
 ORPHAN_REASON: Final = "duplicate"             # Marks an orphan that we canceled: it closes nothing.
+
+EXTRA: Final = frozenset({"paid_twice", "paid_elsewhere"})  # Discrepancies of money that another PaymentIntent took.
 
 UNEXPLAINED: Final = "unexplained_payment_intent"  # The kind of Discrepancy that blocks a create.
 
@@ -267,8 +302,10 @@ RAN_NOTHING: Final = frozenset({               # This send did nothing. Of earli
 })
 REFUSED: Final = frozenset({Seen.INVALID, Seen.MISSING_OBJECT, Seen.MISSING_PAYMENT_INTENT})
 LEARNED_NOTHING: Final = frozenset({Seen.UNAUTHORIZED, Seen.KEY_IN_USE, Seen.LIMITED, Seen.NO_REPLY})
+OF_A_REFUND: Final = frozenset({Seen.REFUNDED, Seen.REFUND_FAILED})
 SHOWN: Final = frozenset({*STATE, Seen.UNCONFIRMED})             # Read off a PaymentIntent, so worth nothing without it.
 BLOCKING: Final = frozenset({*REFUSED, Seen.PARAMETERS_DRIFTED, Seen.HELD})  # Outcomes that stay as they are until somebody acts.
+ORPHANED: Final = frozenset({Seen.UNCONFIRMED, Seen.ACTION_REQUIRED})  # What an orphan may be that can be canceled.
 NEVER_STALE: Final = frozenset({Seen.SUCCEEDED, Seen.CANCELED})  # True for ever once true, so good even when replayed.
 # fmt: on
 
@@ -289,7 +326,14 @@ TRANSIENT_WAITS: Final = (
     timedelta(minutes=10),
     timedelta(hours=1),
 )  # S6, then the customer is asked.
+LIST_FOR: Final = timedelta(days=31)  # After a restore every new charge is looked for first; no task lives longer.
+LOST_MARGIN: Final = KEY_LIFE  # What was begun before the restore point may have gone on after it.
 LIST_MARGIN: Final = timedelta(minutes=10)  # Stripe's clock and ours may differ.
+SCHEDULED_LIMIT: Final = 8  # Attempts of a charge, the first included, after which none is made by itself any more.
+CARD_REST: Final = timedelta(
+    hours=23
+)  # Between two attempts by ourselves with one card: one a day, and none is on time.
+NOTICE_AGAIN: Final = timedelta(minutes=30)  # When what was not told is put into the queue once more.
 ATTEMPTS_LIMIT: Final = 20  # Stripe cancels a PaymentIntent that is confirmed too often; the networks frown far sooner.
 CRASHES_LIMIT: Final = 5  # After so many exceptions of ours in a row a person must look.
 CALLS_PER_DELIVERY: Final = 2  # Create and confirm; repeats happen only while the lease has time for them.
@@ -302,11 +346,13 @@ assert sum(TRANSIENT_WAITS, timedelta()) < EXPIRES_AFTER
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The durations that a deployment may set. Raises ValueError when they do not nest."""
+    """What a deployment may set. Raises ValueError when durations do not nest."""
 
     stripe_timeout: timedelta = timedelta(seconds=30)
     lease: timedelta = timedelta(seconds=90)
     quarantine: timedelta = timedelta(minutes=15)
+    retry_schedule: tuple[timedelta, ...] = ()  # After a card's first decline; with `retry: schedule`.
+    reaches: frozenset[Audience] = frozenset()  # Whom it can tell anything.
 
     def __post_init__(self) -> None:
         """Stripe call x sends < function < lease < dispatch deadline < horizon."""
@@ -322,6 +368,9 @@ class Limits:
                 raise ValueError(f"{shorter} ({duration}) must be shorter than {longer} ({limit})")
         if not timedelta() < self.quarantine <= KEY_LIFE:
             raise ValueError(f"QUARANTINE ({self.quarantine}) must be more than 0 and at most {KEY_LIFE}")
+        in_order = all(one < other for one, other in itertools.pairwise(self.retry_schedule))
+        if not in_order or not all(timedelta() < at < EXPIRES_AFTER for at in self.retry_schedule):
+            raise ValueError(f"RETRY_SCHEDULE must rise, each less than {EXPIRES_AFTER.days}d")
 
     @property
     def function_timeout(self) -> timedelta:
@@ -389,6 +438,80 @@ def never_charge(*, charge_id: str, idempotency_key: str, account: str | None, l
     ).noted(now, "canceled before it was ever charged", "caller")
 
 
+def restored(charge: Charge, *, generation: int, lost_since: datetime, now: datetime) -> Charge:
+    """Return a charge of a restored ledger as the ledger is reopened: what it says may be older than what was done.
+
+    Keys of the lost time may still act, so none of them is sent again, nothing is confirmed before they are past the
+    horizon, and no decline is told before they are past their life. What is not there yet is looked for first.
+    """
+    charge = dataclasses.replace(
+        charge, generation=generation, lease_owner="", lease_until=None, sweeps=0, swept_until=None
+    )
+    if charge.final:
+        return charge
+    charge = dataclasses.replace(charge, restored_at=now, lost_since=lost_since, due_at=now)
+    if charge.payment_intent is None and not charge.create.settled:
+        charge = _burn(charge, charge.create, now)
+    attempt = charge.open_attempt
+    if attempt is not None and attempt.outcome is None:
+        charge = _unknown(_burn(charge, dataclasses.replace(attempt, first_sent_at=now), now))
+    if charge.status in {Status.DECLINED, Status.RETRYING}:  # Another card may have been tried since.
+        charge = _unknown(dataclasses.replace(charge, next_attempt_at=None))
+    return charge.noted(now, "the ledger was restored", "operator")
+
+
+def after_restore(charge: Charge, *, restored_at: datetime, lost_since: datetime) -> Charge:
+    """Return a new charge of a ledger that was restored not long ago: it may be one that the ledger has forgotten."""
+    charge = dataclasses.replace(charge, restored_at=restored_at, lost_since=lost_since)
+    return _burn(charge, charge.create, charge.created_at)
+
+
+def original(intents: Iterable[PaymentIntent]) -> PaymentIntent:
+    """Return the one of these that says what its charge is: metadata may be copied onto others, for other amounts."""
+    return min(intents, key=lambda intent: (not intent.body_digest, intent.seen is not Seen.SUCCEEDED, intent.created))
+
+
+def recovered(  # noqa: PLR0913 - everything that is known of it, each by its name.
+    intents: Iterable[PaymentIntent],
+    *,
+    terms: Terms,
+    generation: int,
+    api_version: str,
+    now: datetime,
+    lost_since: datetime | None = None,
+) -> Charge:
+    """Return the charge that these PaymentIntents, made for it, show: the ledger has none. terms: the original's."""
+    ours = tuple(intents)
+    first = original(ours)
+    name = first.charge_id
+    assert name is not None, "they name their charge"
+    charge = Charge(
+        id=name,
+        idempotency_key="",  # The caller's; the id is its digest.
+        body_digest=first.body_digest,
+        terms=terms,
+        payment_method=terms.payment_method,
+        livemode=first.livemode,
+        status=Status.PENDING,
+        create=Request(idempotency_key="", operation="create", parameters="", api_version=api_version),
+        created_at=min(intent.created for intent in ours),
+        updated_at=now,
+        expires_at=now + EXPIRES_AFTER,
+        due_at=now,
+        generation=generation,
+        restored_at=None if lost_since is None else now,
+        lost_since=lost_since,
+    )
+    charge = _with_new_create(charge, 1).noted(now, "recovered from Stripe")
+    charge = _burn(charge, charge.create, now)
+    canceled = all(intent.seen is Seen.CANCELED for intent in ours)
+    listed = Listed(payment_intents=ours)
+    found = (_adopt(charge, first, now) if canceled else _listed(charge, listed, now)).charge
+    if found.status is not Status.SUCCEEDED or found.payment_intent is None:
+        return found
+    return _discrepancy(found, "paid_without_charge", now, found.payment_intent, settled="the charge was recovered")
+
+
 def _with_new_create(charge: Charge, number: int) -> Charge:
     terms = charge.terms
     optional = {
@@ -422,25 +545,37 @@ def _create_number(charge: Charge) -> int:
     return int(charge.create.idempotency_key.rsplit("-", 1)[1])
 
 
-def _with_new_attempt(charge: Charge, now: datetime) -> Decision:
-    """Open the next attempt, on the recorded PaymentIntent: the only one this charge ever confirms."""
+def _with_new_attempt(charge: Charge, now: datetime, return_url: str | None = None) -> Decision:
+    """Open the next attempt, on the recorded PaymentIntent: the only one this charge ever confirms.
+
+    return_url: the customer is here, and comes back to it if the bank asks them; None: they are absent.
+    """
     assert charge.payment_intent is not None, "an attempt confirms a recorded PaymentIntent"
     assert charge.closing is None, "a closing charge confirms nothing"
     number = len(charge.attempts) + 1
     if number > ATTEMPTS_LIMIT:
         return _blocked(charge, Party.OPERATOR)
+    session = {"return_url": return_url} if return_url else {"off_session": True}
     attempt = Attempt(
         idempotency_key=f"pio-{charge.id}-g{charge.generation}-confirm-{number}",
         operation="confirm",
-        parameters=json.dumps({"payment_method": charge.payment_method, "off_session": True}),
+        parameters=json.dumps({"payment_method": charge.payment_method, **session}),
         api_version=charge.create.api_version,
         payment_intent=charge.payment_intent,
         number=number,
         payment_method=charge.payment_method,
     )
     status = Status.UNKNOWN if doubtful_until(charge, now) is not None else Status.PENDING
-    attempts = (*charge.attempts, attempt)
-    return _go_on(dataclasses.replace(charge, attempts=attempts, status=status, blocked_on=None, next_attempt_at=None))
+    charge = dataclasses.replace(
+        charge,
+        attempts=(*charge.attempts, attempt),
+        status=status,
+        blocked_on=None,
+        next_attempt_at=None,
+        pays_elsewhere_since=None,
+        last_error=None if return_url else charge.last_error,  # So that the bank's next no is seen to be a new one.
+    )
+    return _go_on(charge)
 
 
 def _with_new_cancel(charge: Charge) -> Charge:
@@ -472,6 +607,31 @@ def _orphan_cancel(charge: Charge, payment_intent: str) -> Request:
     )
 
 
+def _with_refund(charge: Charge, payment_intent: str, number: int = 1) -> Charge:
+    """Record that what this PaymentIntent took is to be given back: all that is left of it.
+
+    Before the first is sent, Stripe is asked whether the recorded PaymentIntent is paid indeed, and keeps its money.
+    """
+    refund = Request(
+        idempotency_key=f"pio-{charge.id}-refund-{payment_intent}-{number}",
+        operation="refund",
+        parameters=json.dumps(
+            {"payment_intent": payment_intent, "reason": "duplicate", "metadata": {"pio_refund_of": charge.id}}
+        ),
+        api_version=charge.create.api_version,
+        payment_intent=payment_intent,
+        standing=Standing.LOOK if number == 1 else Standing.UNSENT,
+    )
+    others = tuple(r for r in charge.refunds if r.payment_intent != payment_intent)
+    return dataclasses.replace(charge, refunds=(*others, refund))
+
+
+def _with_next_refund(charge: Charge, refund: Request) -> Charge:
+    """Ask for it under another key: Stripe gives back no more than was taken, however often it is asked."""
+    assert refund.payment_intent is not None, "a refund names what it gives back"
+    return _with_refund(charge, refund.payment_intent, int(refund.idempotency_key.rsplit("-", 1)[1]) + 1)
+
+
 # --- What to do next --------------------------------------------------------------------------------------------------
 
 
@@ -479,6 +639,12 @@ def next_step(charge: Charge, now: datetime) -> Step:
     """Say what this charge needs done now, from what is recorded alone: so every crash resumes here."""
     if charge.orphans:
         return Send(request=_orphan_cancel(charge, charge.orphans[0]))
+    refund = next((r for r in charge.refunds if not r.settled and not _past_horizon(r, now)), None)
+    if refund is not None:
+        assert charge.payment_intent is not None, "only what was taken beside the recorded one is given back"
+        is_checked = refund.standing is not Standing.LOOK
+        check = Fetch(payment_intent=charge.payment_intent, with_charges=True)
+        return Send(request=refund) if is_checked else check
     if charge.final:
         return Rest()
     if charge.payment_intent is None:
@@ -492,11 +658,14 @@ def next_step(charge: Charge, now: datetime) -> Step:
         return Fetch(payment_intent=charge.payment_intent, with_charges=True)
     if request.standing is Standing.LOOK or charge.status is Status.PROCESSING:
         return look
+    if request.operation == "confirm" and _held_back_until(charge, now) is not None:
+        return look
     return Send(request=request)
 
 
 def _next_before_payment_intent(charge: Charge, now: datetime) -> Step:
-    create, listing = charge.create, List(since=charge.created_at - LIST_MARGIN)
+    since = min(charge.created_at, charge.lost_since or charge.created_at)
+    create, listing = charge.create, List(since=since - LIST_MARGIN)
     if charge.closing is not None:
         return listing  # It is closed without a list only while that is certain: `_close`.
     if create.settled:
@@ -510,6 +679,12 @@ def _past_horizon(request: Request, now: datetime) -> bool:
     return request.first_sent_at is not None and now >= request.first_sent_at + KEY_HORIZON
 
 
+def _held_back_until(charge: Charge, now: datetime) -> datetime | None:
+    """Until when nothing is confirmed, because a key of the time that a restored ledger lost may still be good."""
+    until = None if charge.restored_at is None else charge.restored_at + KEY_HORIZON
+    return until if until is not None and now < until else None
+
+
 def doubtful_until(charge: Charge, now: datetime) -> datetime | None:
     """Until when a decline must be told as unknown, because an earlier key without an answer may still charge."""
     ends = [
@@ -517,6 +692,8 @@ def doubtful_until(charge: Charge, now: datetime) -> datetime | None:
         for attempt in charge.attempts
         if attempt.standing is Standing.BURNT and attempt.first_sent_at is not None
     ]
+    if charge.restored_at is not None:
+        ends.append(charge.restored_at + KEY_LIFE)
     last = max(ends, default=None)
     return last if last is not None and now < last else None
 
@@ -526,6 +703,18 @@ def money_may_move(charge: Charge) -> bool:
     return charge.status in {Status.UNKNOWN, Status.PROCESSING} or any(
         attempt.sends > 0 and not attempt.settled for attempt in charge.attempts
     )
+
+
+def needs_us(charge: Charge) -> bool:
+    """Whether there is something for us to do, or to look at, by ourselves."""
+    return waiting_on(charge) is Party.SYSTEM or (charge.final and not charge.tidy)
+
+
+def unheard(charge: Charge) -> bool:
+    """Whether it waits for nothing but an answer of Stripe's to what it has sent."""
+    request = charge.open_attempt if charge.payment_intent else charge.create
+    waits = charge.status in {Status.PENDING, Status.UNKNOWN} and charge.closing is None
+    return waits and request is not None and request.standing is Standing.OUT and request.unanswered > 0
 
 
 def waiting_on(charge: Charge) -> Party | None:
@@ -543,11 +732,18 @@ def options(charge: Charge) -> frozenset[Act]:
 
 
 def due_at(charge: Charge, now: datetime, wait: timedelta | None) -> datetime | None:
-    """Say when an open charge must be looked at again; None once it is final. `wait` is the last decision's."""
-    if charge.final:
+    """Say when a charge must be looked at again; None once it is done. `wait` is the last decision's."""
+    if charge.done:
         return None
+    at = _due_at(charge, now, wait)
+    return min(at, now + NOTICE_AGAIN) if charge.untold else at
+
+
+def _due_at(charge: Charge, now: datetime, wait: timedelta | None) -> datetime:
     if wait is not None:
         return now + wait
+    if charge.final and charge.tidy:
+        return now + NOTICE_AGAIN
     by_status: Mapping[Status, datetime] = {
         Status.PROCESSING: now + (CLOSING_WAIT if charge.closing else LOOK_EVERY),
         Status.ACTION_REQUIRED: now + LOOK_EVERY,
@@ -556,6 +752,8 @@ def due_at(charge: Charge, now: datetime, wait: timedelta | None) -> datetime | 
         Status.BLOCKED: now + (BLOCKED_WAIT if _resumes(charge) else LOOK_EVERY),
     }
     at = by_status.get(charge.status, now + FIRST_WAIT)
+    if not charge.tidy:  # Whoever the charge waits for, an orphan waits for us.
+        at = min(at, now + LAST_WAIT)
     if charge.closing or charge.status is Status.PROCESSING:  # Neither expires.
         return at
     return min(at, max(charge.expires_at, now + FIRST_WAIT))
@@ -589,13 +787,15 @@ def _again(charge: Charge, since: datetime | None, now: datetime) -> timedelta:
 # --- Deciding ---------------------------------------------------------------------------------------------------------
 
 
-def decide(charge: Charge, observation: Observation, now: datetime, limits: Limits) -> Decision:
+def decide(charge: Charge, observation: Observation, now: datetime, limits: Limits) -> Decision:  # noqa: C901 - one arm for each.
     """Answer an observation. The same observation again changes nothing."""
     match observation:
         case Answered():
             decision = _answered(charge, observation, now)
         case Fetched():
             decision = _fetched(charge, observation, now, limits)
+        case Compared():
+            decision = _compared(charge, observation, now)
         case Listed():
             decision = _listed(charge, observation, now)
         case LookFailed():
@@ -608,12 +808,86 @@ def decide(charge: Charge, observation: Observation, now: datetime, limits: Limi
             decision = _woken(charge, now)
         case Crashed():  # pragma: no branch - there is no other: mypy sees to it.
             decision = _crashed(charge, now)
+    decision = _scheduled(charge, decision, observation, now, limits)
     if decision.charge.status is not charge.status:
         actor = observation.actor if isinstance(observation, Chosen) else "system"
         decision = dataclasses.replace(
             decision, charge=decision.charge.noted(now, _what(observation, decision.charge), actor)
         )
-    return decision
+    if decision.charge == charge:
+        return decision
+    return dataclasses.replace(decision, charge=_with_notices(charge, decision.charge, now, limits.reaches))
+
+
+# Trying a decline again by ourselves, and telling people.
+
+
+def _scheduled(before: Charge, decision: Decision, observation: Observation, now: datetime, limits: Limits) -> Decision:
+    """Turn a new decline into one that is tried again by itself, where the caller, the bank and the networks allow."""
+    charge = decision.charge
+    news = charge.status is Status.DECLINED and before.status is not Status.DECLINED
+    if not news or isinstance(observation, Chosen) or charge.terms.retry != "schedule":
+        return decision
+    at = _next_scheduled(charge, now, limits.retry_schedule)
+    if at is None or charge.last_error is None or not codes.worth_retrying(charge.last_error):
+        return decision
+    return dataclasses.replace(decision, charge=dataclasses.replace(charge, status=Status.RETRYING, next_attempt_at=at))
+
+
+def _next_scheduled(charge: Charge, now: datetime, schedule: tuple[timedelta, ...]) -> datetime | None:
+    """Say when this card is tried again; None: not by ourselves."""
+    tried = [attempt for attempt in charge.attempts if attempt.payment_method == charge.payment_method]
+    first = tried[0].first_sent_at if tried else None
+    last = tried[-1].first_sent_at if tried else None
+    if first is None or last is None or charge.pays_elsewhere_since is not None:
+        return None
+    earliest = max(now, last + CARD_REST) if charge.livemode else now
+    at = next((first + after for after in schedule if first + after > last and first + after >= earliest), None)
+    if at is None or len(charge.attempts) >= SCHEDULED_LIMIT or at >= charge.expires_at:
+        return None
+    return at
+
+
+def _with_notices(before: Charge, after: Charge, now: datetime, reaches: frozenset[Audience]) -> Charge:
+    """Put into the outbox what is now to be told, to those whom the deployment reaches."""
+    found: list[tuple[Audience, Topic]] = []
+    if after.status is not before.status:
+        found += _mender(after) if after.status is Status.BLOCKED else ()
+        found += NOTICES[after.status]
+    if after.pays_elsewhere_since is not None and before.pays_elsewhere_since is None:
+        found.append((Audience.CALLER, Topic.OUTCOME))
+    known = {(one.kind, one.payment_intent) for one in before.discrepancies}
+    if any(not one.settled and (one.kind, one.payment_intent) not in known for one in after.discrepancies):
+        found.append((Audience.OPERATOR, Topic.DISCREPANCY))
+    for audience, topic in dict.fromkeys(found):
+        if audience in reaches and not _needless(after, audience, topic, now):
+            notice = Notice(number=len(after.outbox) + 1, audience=audience, topic=topic, at=now)
+            after = dataclasses.replace(after, outbox=(*after.outbox, notice))
+    if after.untold and after.due_at is None and after.final:
+        return dataclasses.replace(after, due_at=now + NOTICE_AGAIN)
+    return after
+
+
+def _mender(charge: Charge) -> tuple[tuple[Audience, Topic], ...]:
+    """Name who must mend a blocked charge, and what they are told."""
+    if charge.blocked_on is Party.ACCOUNT_OWNER:  # S7: both parties.
+        missing = ((Audience.ACCOUNT_OWNER, Topic.MISSING_OBJECT), (Audience.CUSTOMER, Topic.MISSING_OBJECT))
+        new_card = charge.last_error is not None and codes.advice(charge.last_error) is codes.Advice.NEW_CARD
+        return missing if new_card else missing[:1]
+    internal = charge.last_error is not None and charge.last_error.type == "internal_error"
+    return ((Audience.OPERATOR, Topic.BUG if internal else Topic.BLOCKED),)
+
+
+def _needless(charge: Charge, audience: Audience, topic: Topic, now: datetime) -> bool:
+    """Whether it would be noise: a try that a customer need not know of, or good news about trouble never told."""
+    if topic is Topic.RETRYING:  # S6: a few tries of what was the processor's trouble.
+        return charge.next_attempt_at is not None and charge.next_attempt_at <= now + TRANSIENT_WAITS[-1]
+    if audience is Audience.CUSTOMER and topic is Topic.ACTION_REQUIRED:  # Who is here is led to the bank at once.
+        return bool(charge.attempts) and "return_url" in json.loads(charge.attempts[-1].parameters)
+    if topic is Topic.DECLINED and audience is Audience.CUSTOMER and charge.pays_elsewhere_since is not None:
+        return True  # They have chosen already.
+    told = any(notice.audience is Audience.CUSTOMER and not notice.dropped for notice in charge.outbox)
+    return audience is Audience.CUSTOMER and topic in CONCLUDES and not told
 
 
 def _what(observation: Observation, charge: Charge) -> str:
@@ -622,10 +896,12 @@ def _what(observation: Observation, charge: Charge) -> str:
             return f"{key}: {seen}"
         case Fetched(payment_intent=intent):
             return f"{intent.id} read: {intent.seen}"
+        case Compared():
+            return "compared"
         case Happened(type=event_type, payment_intent=intent):
             return f"{event_type} of {intent.id}"
-        case Chosen(act=act):
-            return str(act)
+        case Chosen(act=act, wish=wish):
+            return WISH if wish else str(act)
         case LookFailed(seen=seen):
             return f"look failed: {seen}"
         case Listed():
@@ -656,27 +932,20 @@ def _blocked(charge: Charge, party: Party | None) -> Decision:
 
 
 def _answered(charge: Charge, answer: Answered, now: datetime) -> Decision:
-    if answer.seen in SHOWN and answer.payment_intent is None:
-        answer = dataclasses.replace(answer, seen=Seen.SERVER_ERROR, replayed=False)
     orphan = next((o for o in charge.orphans if _orphan_key(charge, o) == answer.idempotency_key), None)
+    request = charge.request(answer.idempotency_key)
+    answer = _as_fits(answer, "cancel" if request is None else request.operation)
     if orphan is not None:
         return _orphan_answered(charge, orphan, answer, now)
-    request = charge.request(answer.idempotency_key)
+    if request is not None and request.operation == "refund":
+        return _refund_answered(charge, request, answer, now)
     if request is None or request.settled or charge.final:
         return _late_answer(charge, answer, now)
     if request.standing is Standing.BURNT and answer.seen not in NEVER_STALE:
         return _continue(charge)
     if request.standing is Standing.LOOK and answer.seen in LEARNED_NOTHING:
         return _continue(charge)
-    unanswered = request.unanswered - (1 if answer.seen in RAN_NOTHING and request.unanswered else 0)
-    if answer.replayed and answer.seen in REFUSED:
-        unanswered = 0  # What was saved under the key was this refusal: it explains every send.
-    request = dataclasses.replace(
-        request,
-        unanswered=unanswered,
-        error=answer.error or request.error,
-        request_id=answer.request_id or request.request_id,
-    )
+    request = _explained(request, answer)
     charge = charge.with_request(request)
     if request.operation == "create":
         return _create_answered(charge, request, answer, now)
@@ -687,9 +956,25 @@ def _answered(charge: Charge, answer: Answered, now: datetime) -> Decision:
     return _confirm_answered(charge, request, answer, now)
 
 
+def _as_fits(answer: Answered, operation: str) -> Answered:
+    """Return an answer that is none to such a request as what it then is: unlisted."""
+    senseless = answer.seen in (SHOWN if operation == "refund" else OF_A_REFUND)
+    empty = answer.seen in SHOWN and answer.payment_intent is None
+    return dataclasses.replace(answer, seen=Seen.SERVER_ERROR, replayed=False) if senseless or empty else answer
+
+
+def _explained(request: Request, answer: Answered) -> Request:
+    """Return the request with what an answer tells about its sends."""
+    unanswered = request.unanswered - (1 if answer.seen in RAN_NOTHING and request.unanswered else 0)
+    if answer.replayed and answer.seen in REFUSED:
+        unanswered = 0  # What was saved under the key was this refusal: it explains every send.
+    error, request_id = answer.error or request.error, answer.request_id or request.request_id
+    return dataclasses.replace(request, unanswered=unanswered, error=error, request_id=request_id)
+
+
 def _continue(charge: Charge) -> Decision:
-    """Go on unless everything is done; a final charge may still have orphans to cancel."""
-    return _rest(charge) if charge.final and not charge.orphans else _go_on(charge)
+    """Go on unless everything is done; a final charge may still have something to cancel or to give back."""
+    return _rest(charge) if charge.done else _go_on(charge)
 
 
 def _late_answer(charge: Charge, answer: Answered, now: datetime) -> Decision:
@@ -787,13 +1072,36 @@ def _declined(charge: Charge, status: Status, now: datetime) -> Decision:
 def _orphan_answered(charge: Charge, orphan: str, answer: Answered, now: datetime) -> Decision:
     if answer.seen in LEARNED_NOTHING or (answer.seen is Seen.SERVER_ERROR and not answer.replayed):
         if charge.final:
-            return _rest(charge)
+            return _later(charge, LAST_WAIT)
         blocked = answer.seen is Seen.UNAUTHORIZED
         return _blocked(charge, Party.OPERATOR) if blocked else _later(charge, _again(charge, _since(charge), now))
     left = tuple(o for o in charge.orphans if o != orphan)
     charge = dataclasses.replace(charge, orphans=left)
     if answer.seen is not Seen.CANCELED:
         charge = _discrepancy(charge, "orphan_not_canceled", now, orphan, f"its cancel answered {answer.seen}")
+    return _continue(charge)
+
+
+def _refund_answered(charge: Charge, refund: Request, answer: Answered, now: datetime) -> Decision:
+    assert refund.payment_intent is not None, "a refund names what it gives back"
+    if refund.settled:
+        return _continue(charge)
+    payment_intent = refund.payment_intent
+    standing = REFUND.get(answer.seen, Standing.OUT)
+    if answer.replayed and answer.seen is Seen.SERVER_ERROR:
+        standing = Standing.BURNT
+    if standing is Standing.BURNT:
+        return _later(_with_next_refund(charge, refund), _again(charge, refund.first_sent_at, now))
+    outcome = answer.seen if standing is Standing.SETTLED else None
+    error, request_id = answer.error or refund.error, answer.request_id or refund.request_id
+    refund = dataclasses.replace(refund, standing=standing, outcome=outcome, error=error, request_id=request_id)
+    charge = charge.with_request(refund)
+    if standing is Standing.OUT:
+        return _later(charge, _again(charge, refund.first_sent_at, now))
+    if answer.seen is Seen.REFUNDED:
+        charge = _settled(charge, EXTRA, payment_intent, "what it took was given back", now)
+    else:
+        charge = _discrepancy(charge, "refund_failed", now, payment_intent, f"its refund answered {answer.seen}")
     return _continue(charge)
 
 
@@ -804,6 +1112,11 @@ def _fetched(charge: Charge, fetched: Fetched, now: datetime, limits: Limits) ->
     intent = fetched.payment_intent
     if intent.id != charge.payment_intent:
         return _another_fetched(charge, intent, now)
+    if fetched.amount_refunded is not None and any(refund.standing is Standing.LOOK for refund in charge.refunds):
+        keeps = fetched.amount_refunded == 0 and not fetched.disputed  # Else a person has settled it, or must.
+        is_paid = intent.seen is Seen.SUCCEEDED and _same_money(charge, intent) and keeps
+        detail = f"Stripe says {intent.seen}" + ("" if keeps else ", and it is refunded or disputed")
+        return _refunds_checked(charge, is_paid=is_paid, detail=detail, now=now)
     if intent.seen in STATE:
         return _by_state(charge, intent, now)
     if charge.final:
@@ -821,7 +1134,8 @@ def _fetched(charge: Charge, fetched: Fetched, now: datetime, limits: Limits) ->
 def _unconfirmed_attempt(charge: Charge, attempt: Attempt, fetched: Fetched, now: datetime, limits: Limits) -> Decision:
     """Rule 3: unconfirmed settles nothing by itself while an attempt is out."""
     if attempt.standing is Standing.UNSENT:
-        return _go_on(_resumed(charge))
+        until = _held_back_until(charge, now)
+        return _go_on(_resumed(charge)) if until is None else _later(_unknown(charge), min(until - now, CLOSING_WAIT))
     if attempt.outcome is not None:  # Burnt by an answer that blocks the charge until somebody acts.
         return _rest(charge)
     if attempt.heard is not None:
@@ -834,7 +1148,8 @@ def _unconfirmed_attempt(charge: Charge, attempt: Attempt, fetched: Fetched, now
     if fetched.charge_under_way or left > timedelta():  # The last send may have been moments ago.
         wait = _again(charge, since, now)
         return _later(_unknown(charge), wait if left <= timedelta() else min(wait, max(left, FIRST_WAIT)))
-    if attempt.standing is Standing.BURNT:
+    told_no = charge.restored_at is not None and fetched.payment_intent.last_error is not None  # Perhaps, before it.
+    if attempt.standing is Standing.BURNT and not told_no:
         return _with_new_attempt(charge, now)
     # The key is gone, and what was sent under it did not pay.
     charge = charge.with_request(dataclasses.replace(attempt, standing=Standing.SETTLED, outcome=Seen.UNCONFIRMED))
@@ -859,6 +1174,8 @@ def _believe(charge: Charge, attempt: Attempt, heard: Seen, intent: PaymentInten
 
 def _unconfirmed(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     """No attempt is out: a PaymentIntent that waited for the bank or the customer may have come back unpaid."""
+    if charge.status is Status.UNKNOWN and charge.last_error is None:
+        return _came_back(charge, intent, now)
     if charge.status is Status.UNKNOWN:
         return _declined(charge, Status.DECLINED, now)  # Unknown for as long as an earlier key is in doubt.
     failed_anew = charge.status is Status.ACTION_REQUIRED and intent.last_error not in {None, charge.last_error}
@@ -872,7 +1189,7 @@ def _unconfirmed(charge: Charge, intent: PaymentIntent, now: datetime) -> Decisi
 
 def _came_back(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     error = intent.last_error or _last_request(charge).error or charge.last_error
-    asks = intent.last_error is not None and intent.last_error.code == "authentication_required"
+    asks = intent.last_error is not None and intent.last_error.code == "authentication_required"  # Not: it failed.
     status = Status.ACTION_REQUIRED if asks else Status.DECLINED
     return _declined(dataclasses.replace(charge, last_error=error), status, now)
 
@@ -887,6 +1204,9 @@ def _by_state(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     attempt = charge.open_attempt
     unsent = charge.closing is None and attempt is not None and attempt.standing is Standing.UNSENT
     if status is Status.ACTION_REQUIRED and unsent:
+        until = _held_back_until(charge, now)
+        if until is not None:
+            return _later(_unknown(charge), min(until - now, CLOSING_WAIT))
         return _go_on(_resumed(charge))  # That is what an earlier attempt left: this one was wished for in spite of it.
     charge = _settle_open_attempt(charge, intent.seen)
     if status is Status.CANCELED:
@@ -933,33 +1253,102 @@ def _paid(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
         return _rest(charge)
     if charge.final:
         charge = _discrepancy(charge, f"paid_after_{charge.status}", now, intent.id)
-    elif charge.closing is not None and CLOSES_AS[charge.closing.kind][0] is Status.PAID_OUT_OF_BAND:
+    elif charge.closing is not None and charge.closing.kind == "out_of_band":  # Of `paid_elsewhere` it is known.
         charge = _discrepancy(charge, "paid_twice", now, intent.id, "paid here and elsewhere: refund one")
     if (intent.amount_received, intent.currency) != (charge.terms.amount, charge.terms.currency):
         charge = _discrepancy(charge, "amount_differs", now, intent.id, f"{intent.amount_received} {intent.currency}")
     charge = _settle_open_attempt(charge, Seen.SUCCEEDED)
-    return _continue(
-        dataclasses.replace(
-            charge,
-            status=Status.SUCCEEDED,
-            amount_received=intent.amount_received,
-            succeeded_at=now,
-            due_at=None,
-            blocked_on=None,
-            next_attempt_at=None,
-            cancel_reason=None,
-        )
+    charge = dataclasses.replace(
+        charge,
+        status=Status.SUCCEEDED,
+        amount_received=intent.amount_received,
+        succeeded_at=now,
+        due_at=None,
+        blocked_on=None,
+        next_attempt_at=None,
+        cancel_reason=None,
     )
+    return _continue(_giving_back(charge))
 
 
-def _discrepancy(charge: Charge, kind: str, now: datetime, payment_intent: str, detail: str = "") -> Charge:
-    if any(d.kind == kind and d.payment_intent == payment_intent for d in charge.discrepancies):
+def _giving_back(charge: Charge) -> Charge:
+    """See to it that what other PaymentIntents took for a charge that is paid is given back, once each."""
+    if charge.status is not Status.SUCCEEDED:
         return charge
-    found = Discrepancy(kind=kind, at=now, payment_intent=payment_intent, detail=detail)
+    known = {charge.payment_intent, *(refund.payment_intent for refund in charge.refunds)}
+    for found in charge.discrepancies:
+        if found.kind in EXTRA and found.payment_intent is not None and found.payment_intent not in known:
+            charge = _with_refund(charge, found.payment_intent)
+    return charge
+
+
+def _refunds_checked(charge: Charge, *, is_paid: bool, detail: str, now: datetime) -> Decision:
+    """The recorded PaymentIntent is paid indeed, so what others took is given back; else a person must look at it."""
+    recorded = charge.payment_intent
+    assert recorded is not None, "it has been looked at"
+    refunds = tuple(
+        refund
+        if refund.standing is not Standing.LOOK
+        else dataclasses.replace(refund, standing=Standing.UNSENT if is_paid else Standing.SETTLED)
+        for refund in charge.refunds
+    )
+    charge = dataclasses.replace(charge, refunds=refunds)
+    if not is_paid:
+        charge = _discrepancy(charge, "not_paid_at_stripe", now, recorded, detail)
+    return _continue(charge)
+
+
+def _compared(charge: Charge, compared: Compared, now: datetime) -> Decision:
+    """What the ledger calls paid, against what Stripe says of it: the differences are for a person to settle."""
+    intent = compared.payment_intent
+    if charge.status is not Status.SUCCEEDED or charge.payment_intent is None:
+        return _rest(charge)
+    if intent is None or intent.seen is not Seen.SUCCEEDED:
+        detail = "Stripe knows no such PaymentIntent" if intent is None else f"Stripe says {intent.seen}"
+        return _rest(_discrepancy(charge, "not_paid_at_stripe", now, charge.payment_intent, detail))
+    if not _same_money(charge, intent):
+        charge = _discrepancy(charge, "amount_differs", now, intent.id, f"{intent.amount_received} {intent.currency}")
+    if compared.amount_refunded not in {None, charge.amount_refunded}:
+        detail = f"{compared.amount_refunded} of {charge.amount_received} {charge.terms.currency} in all"
+        charge = _discrepancy(charge, "refunded_at_stripe", now, intent.id, detail, settled="recorded on the charge")
+        charge = dataclasses.replace(charge, amount_refunded=compared.amount_refunded or 0)
+    return _continue(charge)
+
+
+def _discrepancy(  # noqa: PLR0913 - what a Discrepancy is made of.
+    charge: Charge, kind: str, now: datetime, payment_intent: str, detail: str = "", *, settled: str = ""
+) -> Charge:
+    """Record it, once: the same kind of the same PaymentIntent is new only if more has been refunded."""
+    found = Discrepancy(
+        kind=kind,
+        at=now,
+        payment_intent=payment_intent,
+        detail=detail,
+        settled=settled,
+        settled_at=now if settled else None,
+    )
+    same = [d for d in charge.discrepancies if (d.kind, d.payment_intent) == (kind, payment_intent)]
+    if same and (kind != "refunded_at_stripe" or same[-1].detail == detail):
+        return charge
     return dataclasses.replace(charge, discrepancies=(*charge.discrepancies, found))
 
 
+def _settled(charge: Charge, kinds: frozenset[str], payment_intent: str, how: str, now: datetime) -> Charge:
+    """Say how the Discrepancies about a PaymentIntent were settled."""
+    settled = tuple(
+        dataclasses.replace(d, settled=how, settled_at=now)
+        if d.kind in kinds and d.payment_intent == payment_intent
+        else d
+        for d in charge.discrepancies
+    )
+    return dataclasses.replace(charge, discrepancies=settled)
+
+
 def _look_failed(charge: Charge, failed: LookFailed, now: datetime) -> Decision:
+    if charge.final and not charge.tidy:
+        if failed.seen in REFUSED:
+            return _refunds_checked(charge, is_paid=False, detail="Stripe knows no such PaymentIntent", now=now)
+        return _later(charge, LAST_WAIT)
     if charge.final or charge.status in {Status.DECLINED, Status.RETRYING}:  # Nothing hangs on that look.
         return _rest(charge)
     if failed.seen in LOOK_BLOCKED_ON:
@@ -1016,10 +1405,14 @@ def _adopt(charge: Charge, intent: PaymentIntent, now: datetime, others: Iterabl
     rest = [other for other in others if other.id != intent.id]
     live = [other.id for other in rest if other.seen not in NEVER_STALE]
     create = dataclasses.replace(charge.create, standing=Standing.SETTLED, outcome=intent.seen, error=None)
+    young = charge.restored_at is not None and min(charge.created_at, intent.created) >= charge.restored_at
     charge = dataclasses.replace(
         charge,
         create=create,
         payment_intent=intent.id,
+        restored_at=None
+        if young
+        else charge.restored_at,  # Nothing was done in the time that was lost about a charge that is younger, too.
         orphans=tuple(o for o in dict.fromkeys((*charge.orphans, *live)) if o != intent.id),
     )
     for other in rest:
@@ -1029,6 +1422,10 @@ def _adopt(charge: Charge, intent: PaymentIntent, now: datetime, others: Iterabl
         return _by_state(charge, intent, now)
     if charge.closing is not None:
         return _go_on(_with_new_cancel(charge))
+    if (
+        charge.restored_at is not None and intent.last_error is not None
+    ):  # It was declined, and that may have been told.
+        return _go_on(_unknown(charge))
     return _with_new_attempt(charge, now)
 
 
@@ -1070,21 +1467,35 @@ def _agrees(charge: Charge, intent: PaymentIntent) -> bool:
     )
 
 
+def _is_ours(charge: Charge, intent: PaymentIntent) -> bool:
+    """Whether it was made for this charge, paid or not: metadata alone may have been copied."""
+    return (
+        (intent.charge_id, intent.body_digest) == (charge.id, charge.body_digest)
+        and intent.livemode is charge.livemode
+        and (intent.amount, intent.currency) == (charge.terms.amount, charge.terms.currency)
+    )
+
+
 def _known(charge: Charge, intent: PaymentIntent) -> bool:
     return any(d.payment_intent == intent.id for d in charge.discrepancies)
 
 
 def _another_fetched(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
-    """Money by another PaymentIntent than the recorded one, confirmed by reading it."""
-    if intent.seen is not Seen.SUCCEEDED or not _agrees(charge, intent) or _known(charge, intent):
+    """Money by another PaymentIntent than the recorded one, confirmed by reading it; or an orphan (rule 6)."""
+    if intent.seen in ORPHANED and _is_ours(charge, intent) and (charge.payment_intent is not None or charge.final):
+        new = intent.id not in charge.orphans
+        return _go_on(dataclasses.replace(charge, orphans=(*charge.orphans, intent.id))) if new else _continue(charge)
+    if intent.seen is not Seen.SUCCEEDED or intent.charge_id != charge.id or _known(charge, intent):
         return _rest(charge)
+    if not _agrees(charge, intent):  # It only says that it is this charge's: a person must see why.
+        return _continue(_discrepancy(charge, "unexplained_payment", now, intent.id, "names this charge, and differs"))
     if charge.payment_intent is None:
         return _adopt(charge, intent, now)
     closes_as = CLOSES_AS[charge.closing.kind][0] if charge.closing else None
     kind = "paid_twice" if charge.status in PAID or closes_as in PAID else "paid_elsewhere"
     charge = _discrepancy(charge, kind, now, intent.id, "a PaymentIntent that is not the recorded one is paid")
     if charge.final:
-        return _rest(charge)
+        return _continue(_giving_back(charge))
     if charge.closing is None:
         return _close(charge, "paid_elsewhere", "stripe", intent.id, now)
     if closes_as in PAID:
@@ -1097,6 +1508,8 @@ def _another_fetched(charge: Charge, intent: PaymentIntent, now: datetime) -> De
 
 
 def _chosen(charge: Charge, choice: Chosen, now: datetime) -> Decision:
+    if choice.wish:
+        return _wished(charge, choice, now)
     if choice.act in CLOSINGS:
         kind = "cancel" if choice.act is Act.CANCEL else "out_of_band"
         return _close(charge, kind, choice.actor, choice.note, now)
@@ -1117,7 +1530,24 @@ def _chosen(charge: Charge, choice: Chosen, now: datetime) -> Decision:
     attempt = charge.open_attempt
     if attempt is not None and attempt.outcome is None:  # What is out is settled first, under its own key.
         return _go_on(_resumed(charge))
-    return _with_new_attempt(charge, now)
+    return _with_new_attempt(charge, now, choice.return_url)
+
+
+def _wished(charge: Charge, choice: Chosen, now: datetime) -> Decision:
+    """S5, pay in cash, as far as a customer can choose it: the card is left alone, and the debt stands.
+
+    Nobody marks their own debt as paid: that is for the caller or the operator, once the money is there.
+    """
+    assert choice.act is Act.OUT_OF_BAND, "nothing else is only wished for"
+    if charge.pays_elsewhere_since is not None and not charge.final and charge.closing is None:
+        return _rest(charge)  # Chosen twice.
+    goes_on = charge.status is Status.BLOCKED and _resumes(charge)  # By itself, once it is mended: not to be promised.
+    if Act.RETRY not in options(charge) or charge.closing is not None or goes_on:
+        return _refused(charge, "already_paid" if charge.status in PAID else "act_does_not_fit")
+    wished = dataclasses.replace(charge, next_attempt_at=None, pays_elsewhere_since=now)
+    if charge.status is Status.RETRYING:
+        return _rest(dataclasses.replace(wished, status=Status.DECLINED))
+    return _rest(wished.noted(now, WISH, choice.actor))
 
 
 def _resumed(charge: Charge) -> Charge:
@@ -1146,7 +1576,7 @@ def _close(charge: Charge, kind: str, actor: str, note: str, now: datetime) -> D
     moving = money_may_move(charge)
     charge = dataclasses.replace(charge, closing=closing, next_attempt_at=None, blocked_on=None)
     if charge.payment_intent is None:
-        if _past_horizon(charge.create, now):
+        if _past_horizon(charge.create, now) or charge.restored_at is not None:
             return _go_on(
                 dataclasses.replace(charge, status=Status.PENDING)
             )  # What an old create left is listed first.
@@ -1172,6 +1602,9 @@ def _closed(charge: Charge) -> Decision:
 
 
 def _woken(charge: Charge, now: datetime) -> Decision:
+    for refund in charge.refunds:
+        if not refund.settled and _past_horizon(refund, now):
+            charge = _with_next_refund(charge, refund)
     if charge.final:
         return _continue(charge)
     if charge.closing is None and now >= charge.expires_at and charge.status is not Status.PROCESSING:

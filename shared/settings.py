@@ -1,10 +1,12 @@
 """What the environment says, read once, with every fault named at once."""
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Self, TypeVar
+from urllib.parse import urlsplit
 
 T = TypeVar("T")
 
@@ -78,7 +80,7 @@ class Settings:
             smtp_url=reader.read("SMTP_URL", _smtp, None),
             mail_from=reader.read("MAIL_FROM", _address, cls.mail_from),
             operator_email=reader.read("OPERATOR_EMAIL", _address, cls.operator_email),
-            outcome_url=reader.read("OUTCOME_URL", _url, None),
+            outcome_url=reader.read("OUTCOME_URL", _outcome_url, None),
             signing_secrets=reader.read("SIGNING_SECRETS", _secrets, ()),
             retry_schedule=reader.read("RETRY_SCHEDULE", _schedule, cls.retry_schedule),
             tasks_invoker=reader.read("TASKS_INVOKER", str, None),
@@ -87,7 +89,8 @@ class Settings:
             stripe_timeout=reader.read("STRIPE_TIMEOUT", duration, cls.stripe_timeout),
             ledger_generation=reader.read("LEDGER_GENERATION", _generation, cls.ledger_generation),
         )
-        reader.require(NEEDS[function] if function else ())
+        needs_sender = ("MAIL_FROM",) if function == "notify" and settings.smtp_url else ()
+        reader.require((*NEEDS[function], *needs_sender) if function else ())
         return settings
 
 
@@ -101,6 +104,14 @@ def duration(text: str) -> timedelta:
     if not read:
         raise ValueError(f"write a duration such as 250ms, 90s, 5m, 1h or 2d, not {text!r}")
     return read
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a host name or address means this machine."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class _Reader:
@@ -135,6 +146,13 @@ def _url(text: str) -> str:
     if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", text):
         raise ValueError(f"write an address such as https://example.com, not {text!r}")
     return text.rstrip("/")
+
+
+def _outcome_url(text: str) -> str:
+    parts = urlsplit(_url(text))
+    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+        raise ValueError("write https://...: what is told there is nobody else's business")
+    return text
 
 
 def _host(text: str) -> str:

@@ -45,7 +45,7 @@ Value: TypeAlias = "bool | int | float | str | datetime | Sequence[Value] | Mapp
 
 CHARGE: Final = "Charge"  # The kind of the entities that are queried.
 
-INDEXED: Final = frozenset({"due", "payment_intent"})
+INDEXED: Final = frozenset({"due", "paid", "payment_intent"})
 """The properties that are queried. Every other one is excluded from indexes: an index costs each write time, and an
 index on anything that rises with time makes all writers meet in one place."""
 
@@ -73,14 +73,15 @@ def shard_of(charge_id: str) -> int:
     return int(charge_id[0], base=16)
 
 
-def due_key(shard: int, due_at: datetime) -> str:
-    """Write the `due` property: `"<shard, two digits>|<RFC 3339 UTC, microseconds>"`, in order of time within a shard.
+def time_key(shard: int, at: datetime) -> str:
+    """Write the `due` or the `paid` property: `"<shard, two digits>|<RFC 3339 UTC, microseconds>"`.
 
-    One string, so that the index that Datastore keeps of every property serves the sweep and no composite index is
-    needed. The shard leads, because an index that leads with the time is a hot spot: each new entry would go to its
-    end, all writers to one server. An entity without `due` is in no index, so this one is as small as the backlog.
+    One string, in order of time within a shard, so that the index that Datastore keeps of every property serves, and no
+    composite index is needed. The shard leads, because an index that leads with the time is a hot spot: each new entry
+    would go to its end, all writers to one server. An entity without the property is not in the index: that of `due`
+    is as small as the backlog.
     """
-    timestamp = due_at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00")
+    timestamp = at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00")
     return f"{shard:02d}|{timestamp}Z"
 
 
@@ -127,8 +128,14 @@ class Store(Protocol):
     def due(self, shard: int, before: datetime, limit: int) -> list[str]:
         """Name at most `limit` charges of the shard whose `due` is no later than `before`, the oldest first."""
 
+    def paid(self, shard: int, since: datetime, until: datetime, limit: int) -> list[str]:
+        """Name at most `limit` charges of the shard that succeeded from `since` to `until`, the earliest first."""
+
     def by_payment_intent(self, payment_intent: str) -> list[str]:
         """Name the charges that have recorded this PaymentIntent; at most `MATCHES`."""
+
+    def names(self, kind: str, after: str, limit: int) -> list[str]:
+        """Name at most `limit` entities of a kind, in order, from the first whose name comes after `after`."""
 
 
 class Call(IntEnum):
@@ -247,17 +254,41 @@ class DatastoreStore:
 
     def due(self, shard: int, before: datetime, limit: int) -> list[str]:
         """Name at most `limit` charges of the shard whose `due` is no later than `before`, the oldest first."""
-        due = PropertyReference(name="due")
-        lowest = _filter(due, PropertyFilter.Operator.GREATER_THAN_OR_EQUAL, f"{shard:02d}|")
-        highest = _filter(due, PropertyFilter.Operator.LESS_THAN_OR_EQUAL, due_key(shard, before))
-        both = CompositeFilter(op=CompositeFilter.Operator.AND, filters=[lowest, highest])
-        oldest_first = PropertyOrder(property=due, direction=PropertyOrder.Direction.ASCENDING)
-        return self._names(Filter(composite_filter=both), limit, order=[oldest_first])
+        return self._between("due", f"{shard:02d}|", time_key(shard, before), limit)
+
+    def paid(self, shard: int, since: datetime, until: datetime, limit: int) -> list[str]:
+        """Name at most `limit` charges of the shard that succeeded from `since` to `until`, the earliest first."""
+        return self._between("paid", time_key(shard, since), time_key(shard, until), limit)
 
     def by_payment_intent(self, payment_intent: str) -> list[str]:
         """Name the charges that have recorded this PaymentIntent; at most `MATCHES`."""
         recorded = PropertyReference(name="payment_intent")
-        return self._names(_filter(recorded, PropertyFilter.Operator.EQUAL, payment_intent), MATCHES)
+        condition = _filter(recorded, PropertyFilter.Operator.EQUAL, ValueMessage(string_value=payment_intent))
+        return self._names(CHARGE, condition, MATCHES)
+
+    def names(self, kind: str, after: str, limit: int) -> list[str]:
+        """Name at most `limit` entities of a kind, in order, from the first whose name comes after `after`."""
+        name = PropertyReference(name="__key__")
+        condition = None
+        if after:
+            value = ValueMessage(key_value=self._key(kind, after))
+            condition = _filter(name, PropertyFilter.Operator.GREATER_THAN, value)
+        return self._names(kind, condition, limit, order=[PropertyOrder(property=name)])
+
+    def _between(self, index: str, lowest: str, highest: str, limit: int) -> list[str]:
+        """Name charges by an indexed string, both ends included, in its order."""
+        indexed = PropertyReference(name=index)
+        at_least = PropertyFilter.Operator.GREATER_THAN_OR_EQUAL
+        at_most = PropertyFilter.Operator.LESS_THAN_OR_EQUAL
+        both = CompositeFilter(
+            op=CompositeFilter.Operator.AND,
+            filters=[
+                _filter(indexed, at_least, ValueMessage(string_value=lowest)),
+                _filter(indexed, at_most, ValueMessage(string_value=highest)),
+            ],
+        )
+        ascending = PropertyOrder(property=indexed, direction=PropertyOrder.Direction.ASCENDING)
+        return self._names(CHARGE, Filter(composite_filter=both), limit, order=[ascending])
 
     def _commit(self, mutation: Mutation, call: Call) -> int:
         request = CommitRequest(
@@ -276,13 +307,13 @@ class DatastoreStore:
         version: int = result.version
         return version
 
-    def _names(self, condition: Filter, limit: int, order: Sequence[PropertyOrder] = ()) -> list[str]:
-        """Query charges for their names only: that is answered from the index alone."""
+    def _names(self, kind: str, condition: Filter | None, limit: int, order: Sequence[PropertyOrder] = ()) -> list[str]:
+        """Query for names only: that is answered from the index alone."""
         names: list[str] = []
         cursor = b""
         while True:
             query = Query(
-                kind=[KindExpression(name=CHARGE)],
+                kind=[KindExpression(name=kind)],
                 projection=[Projection(property=PropertyReference(name="__key__"))],
                 filter=condition,
                 order=order,
@@ -327,10 +358,8 @@ def _service_channel(host: str, *, options: object, **arguments: Any) -> grpc.Ch
     return DatastoreGrpcTransport.create_channel(host, options=CHANNEL_OPTIONS, **arguments)
 
 
-def _filter(reference: PropertyReference, operator: int, value: str) -> Filter:
-    return Filter(
-        property_filter=PropertyFilter(property=reference, op=operator, value=ValueMessage(string_value=value))
-    )
+def _filter(reference: PropertyReference, operator: int, value: ValueMessage) -> Filter:
+    return Filter(property_filter=PropertyFilter(property=reference, op=operator, value=value))
 
 
 # Both ways work on the protobuf beneath Google's wrapper, which takes seven times as long for a long history.

@@ -3,17 +3,26 @@
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
+from shared import api, links
+from shared.charge import Audience, Charge
+from shared.checkout import Checkout
 from shared.clock import Clock, SystemClock
 from shared.deliver import Charger
+from shared.gate import Gate
 from shared.gateway import Gateway
 from shared.ledger import Ledger
 from shared.policy import Limits
+from shared.reconcile import Reconciler
 from shared.settings import Settings
 from shared.store import DatastoreStore
 from shared.tasks import CloudTasks
+
+if TYPE_CHECKING:
+    from shared.notices import Notifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +33,17 @@ class Parts:
     clock: Clock
     ledger: Ledger
     livemode: bool
+    gate: Gate
+    gateway: Gateway
     charger: Charger
+    limits: Limits
+    reconciler: Reconciler
+    checkout: Checkout
+    notifier: "Notifier | None" = None  # The notify function's alone.
+
+    def show(self, charge: Charge) -> dict[str, Any]:
+        """Return the charge as callers see it, with the link to the customer's page where there is one."""
+        return api.view(charge, links.customer_url(self.settings, charge.id, self.clock.now()))
 
 
 _lock: Final = threading.Lock()
@@ -35,7 +54,8 @@ def parts(function: str) -> Parts:
     """Return what this function is built of. Raises SettingsError naming every variable that is missing or wrong."""
     with _lock:  # Two first requests at once build one deployment.
         if "parts" not in _built:
-            _built["parts"] = build(Settings.from_environment(os.environ, function=function))
+            built = build(Settings.from_environment(os.environ, function=function))
+            _built["parts"] = replace(built, notifier=_notifier(built)) if function == "notify" else built
         return _built["parts"]
 
 
@@ -48,7 +68,13 @@ def use(built: Parts | None) -> None:
 
 def build(settings: Settings) -> Parts:
     """Connect the adapters. Nothing is sent yet."""
-    limits = Limits(stripe_timeout=settings.stripe_timeout, lease=settings.lease, quarantine=settings.quarantine)
+    limits = Limits(
+        stripe_timeout=settings.stripe_timeout,
+        lease=settings.lease,
+        quarantine=settings.quarantine,
+        retry_schedule=settings.retry_schedule,
+        reaches=_reached(settings),
+    )
     clock = SystemClock()
     ledger = Ledger(
         DatastoreStore(
@@ -59,25 +85,81 @@ def build(settings: Settings) -> Parts:
     gateway = Gateway(
         settings.stripe_api_key, settings.stripe_api_base, timeout_seconds=limits.stripe_timeout.total_seconds()
     )
-    tasks = CloudTasks(
+    queue = partial(
+        CloudTasks,
         project=settings.project,
         location=settings.tasks_location,
-        queue=settings.charge_queue,
         invoker=settings.tasks_invoker,
         emulator_host=settings.cloud_tasks_emulator_host,
         dispatch_deadline=limits.dispatch_deadline,
     )
+    gate = Gate(
+        ledger=ledger,
+        stripe=gateway,
+        clock=clock,
+        database=f"{settings.project}/{settings.database}",
+        generation=settings.ledger_generation,
+    )
     charger = Charger(
         ledger=ledger,
+        gate=gate,
         gateway=gateway,
-        tasks=tasks,
+        tasks=queue(queue=settings.charge_queue),
+        notices=queue(queue=settings.notify_queue) if settings.notify_url else None,
+        notify_url=settings.notify_url or "",
         clock=clock,
         limits=limits,
         charge_url=settings.charge_url,
         generation=settings.ledger_generation,
         beside=_in_thread,
     )
-    return Parts(settings=settings, clock=clock, ledger=ledger, livemode=gateway.livemode, charger=charger)
+    return Parts(
+        settings=settings,
+        clock=clock,
+        ledger=ledger,
+        livemode=gateway.livemode,
+        gate=gate,
+        gateway=gateway,
+        charger=charger,
+        limits=limits,
+        reconciler=Reconciler(charger=charger, ledger=ledger, gate=gate, gateway=gateway, clock=clock),
+        checkout=Checkout(gateway, settings.stripe_api_base),
+    )
+
+
+def _reached(settings: Settings) -> frozenset[Audience]:
+    """Name whom this deployment can tell anything."""
+    mail = bool(settings.smtp_url or settings.mail_from)  # Only the notify function is given the server's password.
+    reached = {
+        Audience.CUSTOMER: mail,
+        Audience.ACCOUNT_OWNER: mail,
+        Audience.OPERATOR: mail and bool(settings.operator_email),
+        Audience.CALLER: settings.outcome_url is not None,
+    }
+    return frozenset(audience for audience, is_reached in reached.items() if is_reached and settings.notify_url)
+
+
+def _notifier(parts: Parts) -> "Notifier":
+    """Connect what tells people. Imported here: nobody else needs mail, templates and languages to start."""
+    from shared.mail import Smtp  # noqa: PLC0415
+    from shared.notices import Notifier, Sender  # noqa: PLC0415
+    from shared.outcomes import SignedPost  # noqa: PLC0415
+    from shared.signing import secrets_of  # noqa: PLC0415
+
+    settings = parts.settings
+    return Notifier(
+        ledger=parts.ledger,
+        contacts=parts.gateway,
+        clock=parts.clock,
+        mail=Smtp(settings.smtp_url) if settings.smtp_url else None,
+        outcomes=SignedPost(settings.outcome_url, secrets_of(settings)) if settings.outcome_url else None,
+        sender=Sender(
+            mail_from=settings.mail_from,
+            operator_email=settings.operator_email,
+            charge_url=settings.charge_url,
+            customer_url=partial(links.customer_url, settings),
+        ),
+    )
 
 
 def _in_thread(work: Callable[[], object]) -> None:

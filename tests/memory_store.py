@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from shared.store import CHARGE, MATCHES, AlreadyExists, Conflict, Store, Stored, StoreError, Value, due_key
+from shared.store import CHARGE, MATCHES, AlreadyExists, Conflict, Store, Stored, StoreError, Value, time_key
 
 T = TypeVar("T")
 
@@ -77,11 +77,32 @@ class MemoryStore(Store):
 
         def due() -> list[str]:
             found = [
-                (key, name) for name, key in self._charges_by("due") if f"{shard:02d}|" <= key <= due_key(shard, before)
+                (key, name)
+                for name, key in self._charges_by("due")
+                if f"{shard:02d}|" <= key <= time_key(shard, before)
             ]
             return [name for _, name in sorted(found)[:limit]]
 
         return self._call(StoreCall("due", CHARGE, str(shard)), due)
+
+    def paid(self, shard: int, since: datetime, until: datetime, limit: int) -> list[str]:
+        """Name at most `limit` charges of the shard that succeeded from `since` to `until`, the earliest first."""
+
+        def paid() -> list[str]:
+            lowest, highest = time_key(shard, since), time_key(shard, until)
+            found = [(key, name) for name, key in self._charges_by("paid") if lowest <= key <= highest]
+            return [name for _, name in sorted(found)[:limit]]
+
+        return self._call(StoreCall("paid", CHARGE, str(shard)), paid)
+
+    def names(self, kind: str, after: str, limit: int) -> list[str]:
+        """Name at most `limit` entities of a kind, in order, from the first whose name comes after `after`."""
+
+        def names() -> list[str]:
+            found = sorted(name for stored_kind, name in self._entities if stored_kind == kind)
+            return [name for name in found if name > after][:limit]
+
+        return self._call(StoreCall("names", kind, after), names)
 
     def by_payment_intent(self, payment_intent: str) -> list[str]:
         """Name the charges that have recorded this PaymentIntent; at most `MATCHES`."""
@@ -93,7 +114,7 @@ class MemoryStore(Store):
 
         return self._call(StoreCall("by_payment_intent", CHARGE, payment_intent), by_payment_intent)
 
-    def names(self, kind: str) -> list[str]:
+    def all_names(self, kind: str) -> list[str]:
         """Name all entities of a kind, for a test to look at; no hook runs."""
         with self._lock:
             return sorted(name for stored_kind, name in self._entities if stored_kind == kind)

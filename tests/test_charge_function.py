@@ -280,7 +280,7 @@ WRONG: Final = [
     ("metadata", "x"), ("metadata", {"pio_charge": "mine"}), ("metadata", {"a[b]": "c"}), ("metadata", {"a": 1}),
     ("metadata", {"k" * 41: "v"}), ("metadata", {"k": "v" * 501}), ("metadata", {"": "v"}),
     ("metadata", {f"k{n}": "v" for n in range(49)}),
-    ("retry", "always"), ("retry", "schedule"),
+    ("retry", "always"), ("retry", True),
     ("description", 1), ("description", "d" * 1001),
     ("expires_at", "tomorrow"), ("expires_at", "2026-12-01T00:00:00"), ("expires_at", "2026-11-24T08:59:59Z"),
     ("expires_at", "2027-11-25T09:00:00Z"),
@@ -709,7 +709,7 @@ def test_a_task_that_can_never_work_is_kept_as_one_dead_letter_and_is_200(
     headers = {"X-CloudTasks-QueueName": "charges"} | ({} if key is None else {"Idempotency-Key": key})
     answers = [send(world, raw, headers=headers) for _ in range(2)]
     assert [answer.status for answer in answers] == [200, 200]
-    (name,) = world.store.names("DeadLetter")
+    (name,) = world.store.all_names("DeadLetter")
     assert answers[0].body["dead_letter"] == answers[1].body["dead_letter"] == name
     assert answers[0].body["problem"]["type"] == f"urn:paidonce:{problem}"
     assert world.store._entities["DeadLetter", name].properties["problem"] == problem
@@ -721,7 +721,7 @@ def test_a_task_that_reuses_a_key_for_something_else_is_a_dead_letter(world: Wor
     world.create()
     answer = told(world.post("/", body(world, amount=1), key=KEY, by_task="t"))
     assert (answer.status, answer.body["problem"]["fields"]) == (200, ["amount"])
-    assert len(world.store.names("DeadLetter")) == 1
+    assert len(world.store.all_names("DeadLetter")) == 1
     assert world.money_moved() == [1999]
 
 

@@ -15,7 +15,7 @@ import stripe
 
 from shared import gateway as gateway_module
 from shared.charge import Answered, Fetched, Listed, LookFailed, Request, Seen
-from shared.gateway import PAGE_SIZE, STRIPE_API_VERSION, Gateway
+from shared.gateway import PAGE_SIZE, STRIPE_API_VERSION, Contact, Gateway
 
 API_KEY: Final = "sk_test_4eC39HqLyjWDarjtT1zdp7dc"
 ACCOUNT: Final = "acct_1"
@@ -614,3 +614,94 @@ def test_the_api_key_shows_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
     written = capfd.readouterr()
     assert answer.seen is Seen.NO_REPLY
     assert API_KEY not in repr(gateway) + repr(vars(gateway)) + repr(answer) + written.out + written.err
+
+
+# --- How to write to somebody -----------------------------------------------------------------------------------------
+
+
+def test_a_customer_is_written_to_as_the_account_that_has_them_knows_them(server: Server, gateway: Gateway) -> None:
+    """Their address and their languages."""
+    server.script = [
+        Reply(
+            body={"id": "cus_1", "object": "customer", "email": "jo@example.com", "preferred_locales": ["de-AT", "en"]}
+        )
+    ]
+
+    found = gateway.contact_of_customer("cus_1", ACCOUNT)
+
+    assert found == Contact(email="jo@example.com", locales=("de-AT", "en"))
+    (received,) = server.received
+    assert (received.method, received.path) == ("GET", "/v1/customers/cus_1")
+    assert received.headers["Stripe-Account"] == ACCOUNT
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(body={"id": "cus_1", "object": "customer", "deleted": True}),
+        Reply(status=404, body=refusal(code="resource_missing", param="id")),
+        Reply(body={"id": "cus_1", "object": "customer", "email": None, "preferred_locales": None}),
+        Reply(body={"id": "cus_1", "object": "customer", "email": ""}),
+    ],
+    ids=["deleted", "missing", "without address", "with an empty one"],
+)
+def test_a_customer_without_address_or_deleted_has_none(server: Server, gateway: Gateway, reply: Reply) -> None:
+    """That is an answer, not a failure."""
+    server.script = [reply]
+
+    assert gateway.contact_of_customer("cus_1", None) == Contact()
+
+
+@pytest.mark.parametrize(
+    ("account", "path"), [("acct_1", "/v1/accounts/acct_1"), (None, "/v1/account")], ids=["connected", "our own"]
+)
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"business_profile": {"name": "Rocket Rides"}, "settings": {"dashboard": {"display_name": "Other"}}},
+        {"business_profile": {"name": None}, "settings": {"dashboard": {"display_name": "Rocket Rides"}}},
+    ],
+    ids=["by its profile", "by its dashboard"],
+)
+def test_an_account_has_the_name_that_its_customers_know(
+    server: Server, gateway: Gateway, account: str | None, path: str, named: Mapping[str, Any]
+) -> None:
+    """And its owner's address. It is read with the platform's own key."""
+    server.script = [Reply(body={"id": "acct_1", "object": "account", "email": "owner@example.com", **named})]
+
+    found = gateway.contact_of_account(account)
+
+    assert found == Contact(email="owner@example.com", name="Rocket Rides")
+    assert server.received[0].path == path
+    assert "Stripe-Account" not in server.received[0].headers
+
+
+def test_an_account_that_is_not_connected_any_more_has_no_address(server: Server, gateway: Gateway) -> None:
+    """Stripe says it with a 403."""
+    server.script = [Reply(status=403, body=refusal(code="account_invalid"))]
+
+    assert gateway.contact_of_account("acct_1") == Contact()
+
+
+@pytest.mark.parametrize(
+    ("reply", "seen"),
+    [
+        (Reply(drop=True), Seen.NO_REPLY),
+        (Reply(status=500, body=refusal()), Seen.SERVER_ERROR),
+        (Reply(status=429, body=refusal(code="rate_limit")), Seen.LIMITED),
+        (Reply(status=401, body=refusal()), Seen.UNAUTHORIZED),
+        (Reply(status=403, body=refusal(code="more_permissions_required")), Seen.UNAUTHORIZED),
+        (Reply(raw=b"<html>"), Seen.SERVER_ERROR),
+    ],
+    ids=str,
+)
+def test_an_address_that_cannot_be_read_is_not_taken_for_none(
+    server: Server, gateway: Gateway, reply: Reply, seen: Seen
+) -> None:
+    """Nobody goes untold because Stripe was down for a moment."""
+    server.script = [reply]
+
+    failed = gateway.contact_of_customer("cus_1", None)
+
+    assert isinstance(failed, LookFailed)
+    assert failed.seen is seen

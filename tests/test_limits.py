@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -42,9 +43,11 @@ def test_the_defaults_nest() -> None:
         ({"quarantine": timedelta()}, "QUARANTINE (0:00:00) must be more than 0 and at most 1 day, 0:00:00"),
         ({"quarantine": -MINUTE}, "QUARANTINE (-1 day, 23:59:00) must be more than 0 and at most 1 day, 0:00:00"),
         ({"quarantine": DAY + SECOND}, "QUARANTINE (1 day, 0:00:01) must be more than 0 and at most 1 day, 0:00:00"),
+        ({"retry_schedule": (DAY, DAY)}, "RETRY_SCHEDULE must rise"),
+        ({"retry_schedule": (DAY, 31 * DAY)}, "RETRY_SCHEDULE must rise, each less than 30d"),
     ],
 )
-def test_limits_that_do_not_nest_are_refused_at_the_start_by_name(settings: dict[str, timedelta], message: str) -> None:
+def test_limits_that_do_not_nest_are_refused_at_the_start_by_name(settings: dict[str, Any], message: str) -> None:
     """The operator reads which two, and how long they are."""
     with pytest.raises(ValueError, match=re.escape(message)):
         Limits(**settings)

@@ -3,7 +3,7 @@
 import pytest
 
 from shared import policy
-from shared.charge import Act, CancelReason, Seen, Status
+from shared.charge import Act, CancelReason, Fetched, Seen, Status
 from shared.policy import Fetch, List, Rest, Send, Then
 from tests.script import (
     CARD_DECLINED,
@@ -407,3 +407,16 @@ def test_a_delivery_that_died_while_closing_an_unknown_charge_says_unknown() -> 
     script.charge = changed(script, status=Status.PENDING).charge
     script.wake(MINUTE)
     assert script.status() is Status.UNKNOWN
+
+
+def test_who_pays_twice_here_is_given_one_back_and_nobody_is_asked_to_refund_the_other() -> None:
+    """The one that is not recorded is given back by itself; a person who refunds the other takes the price away."""
+    script = confirming()
+    script.fetched(Seen.SUCCEEDED, name="pi_extra")
+    script.fetched(Seen.SUCCEEDED)
+    script.observe(Fetched(payment_intent=intent(script.charge, Seen.SUCCEEDED), amount_refunded=0))
+    script.reply(Seen.REFUNDED)
+    assert [(found.payment_intent, found.settled) for found in script.charge.discrepancies] == [
+        ("pi_extra", "what it took was given back")
+    ]
+    assert script.charge.done

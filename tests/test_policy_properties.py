@@ -165,6 +165,10 @@ class Stripe(Script):
         assert all(self.now < at + policy.KEY_HORIZON for at in times)
         assert request.standing in {Standing.UNSENT, Standing.OUT}
         assert not (self.charge.closing and request.operation == "confirm")
+        if request.operation == "refund":
+            assert self.charge.status is Status.SUCCEEDED
+            assert request.payment_intent != self.charge.payment_intent
+            return
         assert not self.charge.final
         if request.operation != "create":
             assert request.payment_intent == self.charge.payment_intent is not None
@@ -195,7 +199,7 @@ class Stripe(Script):
             assert after.payment_intent is None
         assert (after.status is Status.BLOCKED) == (after.blocked_on is not None)
         assert (after.status is Status.RETRYING) == (after.next_attempt_at is not None)
-        assert (policy.due_at(after, self.now, None) is None) == after.final
+        assert (policy.due_at(after, self.now, None) is None) == after.done
         assert (policy.waiting_on(after) is None) == after.final
         assert (after.cancel_reason is not None) == (after.status is Status.CANCELED)
         assert len(after.orphans) == len(set(after.orphans))

@@ -1,14 +1,16 @@
 """The rules of DESIGN section 3, each by the shortest way it goes wrong without it."""
 
+import dataclasses
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from shared import policy
-from shared.charge import Act, Answered, CancelReason, Listed, Seen, Status
+from shared.charge import Act, Answered, CancelReason, Fetched, Listed, Seen, Status
 from shared.policy import Fetch, List, Rest, Send, Then
 from tests.script import (
+    AMOUNT,
     CARD_DECLINED,
     DAY,
     HOUR,
@@ -216,9 +218,24 @@ def test_rule_4_succeeded_of_another_amount_is_looked_at_before_it_is_believed(s
 
 @pytest.mark.parametrize(
     "shown",
-    [{"amount_received": 1}, {"currency": "jpy"}, {"customer": "cus_2"}, {"charge_id": None}],
-    ids=["amount", "currency", "customer", "metadata"],
+    [{"amount_received": 1}, {"currency": "jpy"}, {"customer": "cus_2"}],
+    ids=["amount", "currency", "customer"],
 )
+def test_rule_4_money_that_names_a_charge_and_differs_is_only_shown_to_a_person(shown: dict[str, Any]) -> None:
+    """Not worth a look by itself; where an audit has read it, somebody must see why."""
+    script = declined()
+    before = script.charge
+    script.event(Seen.SUCCEEDED, name="pi_copy", **shown)
+    assert script.said.look is None
+    assert script.charge == before
+    script.fetched(Seen.SUCCEEDED, name="pi_copy", **shown)
+    assert [(found.kind, found.payment_intent) for found in script.charge.discrepancies] == [
+        ("unexplained_payment", "pi_copy")
+    ]
+    assert dataclasses.replace(script.charge, discrepancies=()) == before
+
+
+@pytest.mark.parametrize("shown", [{"charge_id": None}], ids=["metadata"])
 def test_rule_4_copied_metadata_proves_nothing(shown: dict[str, Any]) -> None:
     """Another PaymentIntent succeeded and does not agree in everything: not ours, not even worth a look."""
     script = declined()
@@ -428,13 +445,14 @@ def test_rule_6_an_orphan_that_cannot_be_canceled_is_shown_to_a_person(seen: See
     ]
 
 
-def test_rule_6_a_final_charge_does_not_come_back_for_an_orphan_by_itself() -> None:
-    """An unconfirmed orphan moves no money; whoever delivers next, or the audit, cancels it."""
+def test_rule_6_a_final_charge_comes_back_for_an_orphan_by_itself() -> None:
+    """An unconfirmed orphan moves no money, so it has time; it is canceled all the same."""
     script = Script()
     script.send()
     script.choose(Act.CANCEL)
     script.answer(Seen.UNCONFIRMED, key=script.charge.create.idempotency_key, name="pi_slow")
-    assert script.reply(Seen.NO_REPLY).then is Then.REST
+    assert script.reply(Seen.NO_REPLY).then is Then.LATER
+    assert policy.due_at(script.charge, script.now, None) is not None
     assert script.wake(HOUR).then is Then.GO_ON
     assert script.send().payment_intent == "pi_slow"
 
@@ -793,3 +811,45 @@ def test_an_answer_to_a_key_that_no_charge_of_ours_has_changes_nothing() -> None
     before = script.charge
     script.observe(Answered(idempotency_key="somebody-elses", seen=Seen.DECLINED))
     assert script.charge == before
+
+
+@pytest.mark.parametrize(
+    ("more", "is_sent"),
+    [({}, True), ({"amount_refunded": AMOUNT}, False), ({"amount_refunded": 1}, False), ({"disputed": True}, False)],
+    ids=["kept", "refunded", "refunded in part", "disputed"],
+)
+def test_what_another_took_is_given_back_while_the_recorded_one_keeps_its_money(
+    more: dict[str, Any], *, is_sent: bool
+) -> None:
+    """Who has had the one back, from us or from the bank, does not get the other as well."""
+    script = answered(Seen.SUCCEEDED)
+    script.fetched(Seen.SUCCEEDED, name="pi_extra")
+    assert script.step() == Fetch(payment_intent=OURS, with_charges=True)
+    paid = intent(script.charge, Seen.SUCCEEDED)
+    script.observe(Fetched(payment_intent=paid))  # Somebody else's look, that did not read its charges.
+    assert script.step() == Fetch(payment_intent=OURS, with_charges=True)
+    script.observe(Fetched(payment_intent=paid, **{"amount_refunded": 0, **more}))
+    assert isinstance(script.step(), Send) is is_sent
+    assert script.charge.done is not is_sent
+
+
+def test_a_try_a_day_is_a_try_a_day() -> None:
+    """Each is sent a little late; the next one is not passed over for that, however strict live mode is."""
+    charge = dataclasses.replace(opened(retry="schedule"), livemode=True)
+    script = Script(charge, limits=policy.Limits(retry_schedule=(DAY, 2 * DAY, 3 * DAY)))
+    script.reply(Seen.UNCONFIRMED)
+    script.reply(Seen.DECLINED, error=CARD_DECLINED)
+    while script.status() is Status.RETRYING:
+        assert script.charge.next_attempt_at is not None
+        script.wake(script.charge.next_attempt_at - script.now + MINUTE)
+        script.reply(Seen.DECLINED, error=CARD_DECLINED)
+    assert [(at - START) // DAY for key, at in script.sends if "-confirm-" in key] == [0, 1, 2, 3]
+
+
+def test_an_orphan_of_a_declined_charge_is_not_left_until_the_charge_expires() -> None:
+    """The task that is to cancel it may be lost; until then the customer may pay by it."""
+    script = declined()
+    script.fetched(Seen.ACTION_REQUIRED, name="pi_old", body_digest="digest")
+    assert script.status() is Status.DECLINED
+    assert script.charge.orphans == ("pi_old",)
+    assert policy.due_at(script.charge, script.now, None) == script.now + policy.LAST_WAIT

@@ -7,10 +7,12 @@ import pytest
 
 from shared import wiring
 from shared.charge import Status, charge_id
-from shared.deliver import SWEEP_AGAIN
+from shared.deliver import STRIPE_DOWN_AFTER, SWEEP_AGAIN
+from shared.store import CHARGE, Stored
 from tests import world as worlds
 from tests.world import KEY, Told, World
 
+MINUTE: Final = timedelta(minutes=1)
 HOUR: Final = timedelta(hours=1)
 
 
@@ -135,17 +137,135 @@ def test_a_charge_that_was_taken_up_since_the_query_is_left_alone(
     assert world.charge().status is Status.SUCCEEDED
 
 
-def test_a_task_queue_that_fails_is_survived_and_the_charge_comes_again(world: World) -> None:
-    """No task was made, so none is counted; the next sweep tries again."""
+def test_while_the_queue_takes_no_task_the_sweep_carries_the_charge_itself(world: World) -> None:
+    """Cloud Tasks is down: nothing else would come for it."""
     abandoned(world)
-    world._down_until["tasks"] = world.clock.now() + timedelta(minutes=2)
+    world._down_until["tasks"] = world.clock.now() + HOUR
     answer = sweep(world)
-    assert (answer.status, answer.body) == (200, {"swept": 0})
-    assert world.charge().due_at is not None
-    world.clock.sleep(SWEEP_AGAIN)
-    assert sweep(world).body == {"swept": 1}
-    world.run_tasks()
+    assert (answer.status, answer.body) == (200, {"swept": 1})
+    assert world.queue == {}
+    assert world.charge().status is Status.SUCCEEDED
     assert world.money_moved() == [1999]
+
+
+def test_a_queue_that_takes_no_task_is_asked_once_a_sweep(world: World) -> None:
+    """It lets each asker wait for ten seconds, and a sweep has many charges and less than a minute."""
+    for number in range(5):
+        abandoned(world, f"order-{number}")
+    world._down_until["tasks"] = world.clock.now() + HOUR
+    world.trace.clear()
+    assert sweep(world).body == {"swept": 5}
+    assert world.trace.count("create_task") == 1
+    assert [world.money_moved(f"order-{number}") for number in range(5)] == [[1999]] * 5
+
+
+def test_with_queue_and_stripe_down_the_sweep_stops_at_once_and_comes_again(world: World) -> None:
+    """Three calls without an answer say enough; what is left is taken up by later sweeps."""
+    for number in range(5):
+        abandoned(world, f"order-{number}")
+    for service in ("tasks", "stripe"):
+        world._down_until[service] = world.clock.now() + HOUR
+    sweep(world)
+    assert [charge.create.sends >= STRIPE_DOWN_AFTER for charge in world.charges()].count(True) == 1
+    assert [charge.create.sends for charge in world.charges()].count(0) == 4
+    world.clock.sleep(HOUR)
+    sweep(world)
+    world.run_tasks()
+    assert [world.money_moved(f"order-{number}") for number in range(5)] == [[1999]] * 5
+
+
+def test_one_charge_that_cannot_be_read_does_not_hold_up_the_others(world: World) -> None:
+    """A version that is newer than this one wrote it, and was rolled back since."""
+    for number in range(3):
+        abandoned(world, f"order-{number}")
+    oldest = (CHARGE, charge_id(None, "order-0"))
+    stored = world.store._entities[oldest]
+    world.store._entities[oldest] = Stored({**stored.properties, "status": "of_the_future"}, stored.version)
+    assert sweep(world).body["swept"] == 2
+    world.store._entities[oldest] = stored
+    world.run_tasks()
+    assert [world.money_moved(f"order-{number}") for number in range(3)] == [[], [1999], [1999]]
+
+
+def test_a_charge_that_the_sweep_carries_is_carried_every_minute_that_it_is_due(world: World) -> None:
+    """It waits for no task, as none was made."""
+    abandoned(world)
+    world._down_until["tasks"] = world.clock.now() + HOUR
+    world._down_until["stripe"] = world.clock.now() + 10 * MINUTE
+    sends = []
+    for _ in range(15):
+        sweep(world)
+        sends.append(world.charge().create.sends)
+        world.clock.sleep(MINUTE)
+    assert len(set(sends)) > 3
+    assert world.charge().status is Status.SUCCEEDED
+
+
+def test_a_sweep_begins_nothing_in_the_second_half_of_its_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a ledger this slow a run would be ended by the platform; the next one takes up what is left."""
+    for number in range(5):
+        abandoned(world, f"order-{number}")
+    get = world.parts.ledger.get
+
+    def slowly(name: str) -> object:
+        world.clock.sleep(world.limits.function_timeout / 5)
+        return get(name)
+
+    monkeypatch.setattr(world.parts.ledger, "get", slowly)
+    assert sweep(world).body == {"swept": 3}
+    assert sweep(world).body == {"swept": 2}
+
+
+def test_tasks_that_wait_in_a_slowed_queue_do_not_pile_up(world: World) -> None:
+    """A day without a delivery: 7 tasks a charge, and not one every five minutes; success starts anew."""
+    abandoned(world)
+    waits: list[timedelta] = []
+    while len(waits) < 6:
+        assert sweep(world).body == {"swept": 1}
+        charge = world.charge()
+        assert charge.due_at is not None
+        waits.append(charge.due_at - charge.updated_at)
+        world.clock.sleep(waits[-1])
+    assert waits == [5 * MINUTE, 20 * MINUTE, 80 * MINUTE, 320 * MINUTE, 6 * HOUR, 6 * HOUR]
+    world._down_until["stripe"] = world.clock.now() + MINUTE
+    world.run_tasks()
+    assert world.charge().sweeps == 6, "that brought nothing"
+    world.clock.sleep(HOUR)
+    world.run_tasks()
+    assert world.charge().sweeps == 0
+
+
+def test_a_swept_charge_whose_delivery_was_no_wiser_keeps_its_one_task(world: World) -> None:
+    """The task comes again by itself, as slowly as its queue has it: another would only start the waits anew."""
+    abandoned(world)
+    sweep(world)
+    world._down_until["stripe"] = world.clock.now() + HOUR
+    world.run_tasks()
+    before = list(world.queue)
+    world.clock.sleep(4 * MINUTE)
+    assert world._due(world.charge())
+
+    assert sweep(world).body == {"swept": 0}
+
+    assert list(world.queue) == before
+    assert not world._due(world.charge())
+    world.clock.sleep(MINUTE)
+    assert sweep(world).body == {"swept": 1}
+
+
+def test_a_swept_charges_older_tasks_end_at_once(world: World) -> None:
+    """One task comes again and again, and not one for every sweep; the newest is the one."""
+    abandoned(world)
+    for _ in range(3):
+        sweep(world)
+        world.clock.sleep(6 * HOUR)
+    name = world.charge().id
+    world._down_until["stripe"] = world.clock.now() + HOUR
+
+    world.run_tasks()
+
+    assert list(world.queue) == [f"{name}-g1-e4"]
+    assert world.trace.count("create") == world.charge().create.sends
 
 
 def test_a_charge_whose_process_died_is_found_once_its_lease_is_over(world: World) -> None:

@@ -21,6 +21,15 @@ ENVIRONMENT: Final = {
     "TASKS_LOCATION": "europe-west1",
     "CHARGE_QUEUE": "money",
     "CHARGE_URL": "https://charge-x.run.app/",
+    "NOTIFY_QUEUE": "mail",
+    "NOTIFY_URL": "https://notify-x.run.app",
+    "PORTAL_URL": "https://pay.example.com/",
+    "SMTP_URL": "smtp://user:pw@mail.example.com:587",
+    "MAIL_FROM": "Example <billing@example.com>",
+    "OPERATOR_EMAIL": "ops@example.com",
+    "OUTCOME_URL": "https://shop.example.com/outcomes",
+    "SIGNING_SECRETS": "one,two",
+    "RETRY_SCHEDULE": "1d, 12h",
     "TASKS_INVOKER": "tasks@p.iam.gserviceaccount.com",
     "LEASE": "2m",
     "QUARANTINE": "24h",
@@ -42,6 +51,15 @@ def test_every_variable_is_read() -> None:
         tasks_location="europe-west1",
         charge_queue="money",
         charge_url="https://charge-x.run.app",
+        notify_queue="mail",
+        notify_url="https://notify-x.run.app",
+        portal_url="https://pay.example.com",
+        smtp_url="smtp://user:pw@mail.example.com:587",
+        mail_from="Example <billing@example.com>",
+        operator_email="ops@example.com",
+        outcome_url="https://shop.example.com/outcomes",
+        signing_secrets=("one", "two"),
+        retry_schedule=(timedelta(days=1), timedelta(hours=12)),
         tasks_invoker="tasks@p.iam.gserviceaccount.com",
         lease=timedelta(minutes=2),
         quarantine=timedelta(days=1),
@@ -156,3 +174,27 @@ def test_no_secret_is_ever_shown() -> None:
         )
 
     assert "do_not_show" not in shown + str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://shop.example/outcomes", "http://127.0.0.1.example/", "ftp://shop.example"])
+def test_outcomes_are_not_told_in_the_clear(url: str) -> None:
+    """Anybody on the way could read them."""
+    with pytest.raises(SettingsError, match="OUTCOME_URL"):
+        Settings.from_environment({"OUTCOME_URL": url})
+
+
+@pytest.mark.parametrize(
+    "url", ["https://shop.example/outcomes", "http://127.0.0.1:8000", "http://localhost/x", "http://[::1]:8000/x"]
+)
+def test_outcomes_are_told_encrypted_or_on_this_machine(url: str) -> None:
+    """Where nobody is in between."""
+    assert Settings.from_environment({"OUTCOME_URL": url}).outcome_url == url
+
+
+def test_mail_needs_a_sender() -> None:
+    """Found at the start, not with the first notice; who sends no mail needs none."""
+    needed = {name: ENVIRONMENT[name] for name in NEEDS["notify"]}
+    with pytest.raises(SettingsError, match="MAIL_FROM"):
+        Settings.from_environment({**needed, "SMTP_URL": "smtp://mail.example"}, function="notify")
+    Settings.from_environment({**needed, "SMTP_URL": "smtp://m.example", "MAIL_FROM": "a@b.example"}, function="notify")
+    Settings.from_environment(needed, function="notify")

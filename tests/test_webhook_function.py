@@ -345,25 +345,44 @@ def test_a_payment_intent_without_our_metadata_is_not_ours(world: World) -> None
     answer = deliver(world, event(intent))
     assert (answer.status, answer.body["result"]) == (200, "not ours")
     assert world.charge() == recorded
-    assert world.store.names("Discrepancy") == []
 
 
-def test_paid_without_a_charge_is_recorded_once_as_a_discrepancy(world: World) -> None:
-    """A restored ledger, or another deployment's metadata: money that nobody here can explain."""
+def test_money_without_a_charge_makes_one_so_that_its_key_never_charges_again(world: World) -> None:
+    """A restored ledger, an engineer's script: whoever repeats the key is told that it is paid."""
     paid = another(world)
     for _ in range(2):
         assert deliver(world, event(paid)).status == 200
-    (name,) = world.store.names("Discrepancy")
-    found = world.store._entities["Discrepancy", name].properties
-    assert found["kind"] == "paid_without_charge"
-    assert (found["payment_intent"], found["amount"], found["currency"]) == (paid["id"], 1999, "usd")
+    charge = world.charge()
+    assert (charge.status, charge.payment_intent, charge.amount_received) == (Status.SUCCEEDED, paid["id"], 1999)
+    assert [(found.kind, found.settled) for found in charge.discrepancies] == [
+        ("paid_without_charge", "the charge was recovered")
+    ]
+    told = world.create()
+    assert told is not None
+    assert (told.status, told.body["payment_intent"]) == (200, paid["id"])
+    assert len(world.engine.tally().moved) == 1
+
+
+def test_metadata_that_cannot_be_ours_makes_no_charge(world: World) -> None:
+    """Its name is no charge's."""
+    paid = {**another(world), "metadata": {"pio_charge": "order-7"}}
+    assert deliver(world, event(paid)).body["result"] == "not ours"
+    assert world.charges() == []
+
+
+def test_money_that_cannot_be_read_just_now_comes_again(world: World) -> None:
+    """503, so that Stripe sends the event once more."""
+    paid = another(world)
+    world._down_until["stripe"] = world.clock.now() + HOUR
+    assert deliver(world, event(paid)).status == 503
+    assert world.charges() == []
 
 
 def test_unpaid_without_a_charge_is_no_discrepancy(world: World) -> None:
     """No money moved."""
     unpaid = {**another(world), "status": "requires_payment_method"}
     assert deliver(world, event(unpaid, "payment_intent.payment_failed")).status == 200
-    assert world.store.names("Discrepancy") == []
+    assert world.charges() == []
 
 
 @pytest.mark.parametrize("kind", ["charge.succeeded", "charge.refunded", "customer.deleted", "invoice.paid"])

@@ -100,6 +100,19 @@ def test_durations_that_do_not_nest_are_refused_at_the_start(monkeypatch: pytest
         wiring.parts("charge")
 
 
+def test_only_the_notify_function_is_built_to_tell_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others need not load mail, templates and languages to start."""
+    monkeypatch.setenv("SMTP_URL", "smtp://user:secret@127.0.0.1:1")
+    monkeypatch.setenv("MAIL_FROM", "pay@rides.example")
+    monkeypatch.setenv("OUTCOME_URL", "http://127.0.0.1:1")
+    assert wiring.parts("charge").notifier is None
+    wiring.use(None)
+    notifier = wiring.parts("notify").notifier
+    assert notifier is not None
+    assert notifier._mail is not None
+    assert notifier._outcomes is not None
+
+
 def test_the_task_is_made_beside_the_request() -> None:
     """A queue that hangs must not make the caller wait."""
     hangs, began = threading.Event(), threading.Event()
@@ -119,7 +132,8 @@ def test_importing_a_function_reads_no_environment_and_opens_no_connection(funct
     """In a process of its own, with an empty environment, and sockets that refuse to be opened."""
     program = f"""
 import os, socket, sys
-import functions_framework, flask, stripe, google.cloud  # What they do at their own import is theirs.
+# What these do at their own import is theirs.
+import functions_framework, flask, stripe, google.cloud, babel.dates, babel.messages.pofile, babel.numbers, jinja2
 class Refuses(dict):
     def __getitem__(self, name): raise AssertionError("read " + name)
     def get(self, name, default=None): raise AssertionError("read " + name)

@@ -24,12 +24,16 @@ from infra.local.stripe.engine import ConnectionDropped, Engine, Rule
 from infra.local.stripe.engine import Fault as StripeFault
 from shared import policy, wiring
 from shared.charge import FINAL, Charge, Party, Standing, Status, charge_id
+from shared.checkout import Checkout
 from shared.deliver import Charger
+from shared.gate import Gate
 from shared.gateway import Gateway
 from shared.ledger import Ledger, charge_of
 from shared.policy import Limits
+from shared.reconcile import Reconciler
+from shared.reopen import Reopened, Reopening
 from shared.settings import Settings
-from shared.store import CHARGE, StoreUnavailable, shard_of
+from shared.store import CHARGE, Stored, StoreUnavailable, shard_of
 from shared.tasks import Task
 from tests.memory_store import MemoryStore, StoreCall
 
@@ -38,9 +42,12 @@ T = TypeVar("T")
 START: Final = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 API_KEY: Final = "sk_test_in_memory_world"
 SECRET: Final = "whsec_in_memory_world"
-EVENTS: Final = tuple(  # What a deployment subscribes to.
-    f"payment_intent.{change}"
-    for change in ("succeeded", "canceled", "processing", "payment_failed", "requires_action")
+EVENTS: Final = (  # What a deployment subscribes to.
+    *(
+        f"payment_intent.{change}"
+        for change in ("succeeded", "canceled", "processing", "payment_failed", "requires_action")
+    ),
+    "checkout.session.completed",
 )
 KEY: Final = "order-1001"
 OUTAGE: Final = timedelta(minutes=2)
@@ -104,6 +111,7 @@ FAULTS: Final[Mapping[str, tuple[Fault, ...]]] = {
     "store": STORE_FAULTS,
     "stripe": STRIPE_FAULTS,
     "tasks": TASK_FAULTS,
+    "mail": TASK_FAULTS,  # And whatever else tells somebody something.
 }
 
 
@@ -146,6 +154,14 @@ class Waiting:
     tries: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Backup:
+    """The database as it was at a moment."""
+
+    at: datetime
+    entities: Mapping[tuple[str, str], Stored]
+
+
 @functools.cache
 def _client(function: str) -> Client:
     """Return a client of one function's app: the app is the same for all worlds, its parts are the world's."""
@@ -166,6 +182,9 @@ class World:
     queue: dict[str, Waiting] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     violations: list[str] = field(default_factory=list)
+    generation: int = 1
+    backups: list["Backup"] | None = None  # A list: take one before each call across a boundary.
+    restored: bool = False
     webhooks_on: bool = True
     events_lost: bool = False
     paid_at: dict[str, datetime] = field(default_factory=dict)  # When Stripe moved money, by charge.
@@ -184,6 +203,15 @@ class World:
         self.engine.add_webhook_endpoint("in-process", secrets=[SECRET], enabled_events=EVENTS)
         self._owners = itertools.count(1)
         self.parts = self._deploy()
+        if self.generation == 1:
+            self._meanwhile(self._first_request)  # Before anything that is counted.
+
+    def _first_request(self) -> None:
+        """Do what is done once per instance. A sweep is then only a sweep: the rest is asked for where it is tested."""
+        self.parts.gate.check()
+        for name in ("backfill", "audit"):
+            self.parts.reconciler._mark(name, self.clock.now() + timedelta(days=3650))
+        self.counts.clear()
 
     def _unix_time(self) -> float:
         return self.clock.time.timestamp()
@@ -198,21 +226,37 @@ class World:
                 "STRIPE_WEBHOOK_SECRETS": f"whsec_old,{SECRET}",
                 "TASKS_LOCATION": "nowhere",
                 "CHARGE_URL": "http://charge",
+                "LEDGER_GENERATION": str(self.generation),
             },
             function="charge",
         )
+        gate = Gate(ledger=ledger, stripe=gateway, clock=self.clock, database="world/", generation=self.generation)
         charger = Charger(
             ledger=ledger,
+            gate=gate,
             gateway=gateway,
             tasks=_MemoryQueue(self),
+            notices=_MemoryQueue(self),
+            notify_url="http://notify",
             clock=self.clock,
             limits=self.limits,
             charge_url=settings.charge_url,
-            generation=1,
+            generation=self.generation,
             beside=_at_once,
             new_owner=lambda: f"owner-{next(self._owners)}",
         )
-        return wiring.Parts(settings=settings, clock=self.clock, ledger=ledger, livemode=False, charger=charger)
+        return wiring.Parts(
+            settings=settings,
+            clock=self.clock,
+            ledger=ledger,
+            livemode=gateway.livemode,
+            gate=gate,
+            gateway=gateway,
+            charger=charger,
+            limits=self.limits,
+            reconciler=Reconciler(charger=charger, ledger=ledger, gate=gate, gateway=gateway, clock=self.clock),
+            checkout=Checkout(gateway, None),
+        )
 
     # --- Boundaries ---------------------------------------------------------------------------------------------------
 
@@ -226,6 +270,8 @@ class World:
         applies = fault if fault in FAULTS[service] else None
         self.clock.sleep(timedelta(milliseconds=1))  # So that what came first can be told.
         if self._inside == 0:
+            if self.backups is not None:
+                self.backups.append(self.backup())
             self.services.append(service)
             self.trace.append(f"{where}: {applies}" if applies else where)
         if self._down_until.get(service, START) > self.clock.now():
@@ -262,7 +308,7 @@ class World:
         finally:
             self.engine.faults.rules = before  # It befalls this call or none.
 
-    def _meanwhile(self, happens: Callable[[], None]) -> None:
+    def _meanwhile(self, happens: Callable[[], object]) -> None:
         """Let something else run to its end while this call waits; it meets no faults of its own."""
         self._inside += 1
         try:
@@ -272,7 +318,7 @@ class World:
 
     def _overtake(self) -> None:
         self.clock.sleep(self.limits.lease + timedelta(seconds=1))
-        for name in self.store.names(CHARGE):
+        for name in self.store.all_names(CHARGE):
             self.post(f"/{name}/deliver", {}, by_task="overtaking")
 
     def _cancel(self) -> None:
@@ -284,6 +330,33 @@ class World:
                 self.acted_at.append(self.clock.now())
                 path = f"/v1/payment_intents/{charge.payment_intent}/confirm"
                 self.at_stripe("POST", path, "payment_method=pm_card_visa")
+
+    # --- Disaster -----------------------------------------------------------------------------------------------------
+
+    def backup(self) -> Backup:
+        """Take a backup of the database."""
+        return Backup(at=self.clock.now(), entities=dict(self.store._entities))
+
+    def restore(self, backup: Backup) -> None:
+        """Put it in place, and deploy anew with the next generation, as the operator is told to."""
+        self.plan = {}  # What comes now meets no faults.
+        self.store._entities.clear()
+        self.store._entities.update(backup.entities)
+        self.restored = True
+        self.generation += 1
+        self.parts = self._deploy()
+
+    def reopen(self, restore_point: datetime) -> Reopened:
+        """Run `paidonce ledger reopen`."""
+        reopening = Reopening(
+            ledger=self.parts.ledger,
+            stripe=self.parts.gateway,
+            clock=self.clock,
+            limits=self.limits,
+            database="world/",
+            generation=self.generation,
+        )
+        return reopening.run(restore_point)
 
     # --- What people and platforms do ---------------------------------------------------------------------------------
 
@@ -355,9 +428,9 @@ class World:
         due = [name for name, waiting in self.queue.items() if waiting.at <= self.clock.now()]
         for name in due:
             waiting = self.queue[name]
-            path = urlsplit(waiting.task.url).path
+            parts = urlsplit(waiting.task.url)
             headers = {"X-CloudTasks-QueueName": "charges", "X-CloudTasks-TaskName": name}
-            told = self._ask("charge", "POST", path, waiting.task.body, headers)
+            told = self._ask(str(parts.hostname), "POST", parts.path, waiting.task.body, headers)
             if told is not None and 200 <= told.status < 300:
                 self.queue.pop(name, None)
                 continue
@@ -379,6 +452,33 @@ class World:
     def sweep(self) -> None:
         """Let Cloud Scheduler call the reconcile function."""
         self._ask("reconcile", "POST", "/", b"", {})
+
+    def audit(self, since: datetime | None = None) -> dict[str, Any]:
+        """Audit up to now, and return the report."""
+        body = {"until": self.clock.now().isoformat(), **({"since": since.isoformat()} if since else {})}
+        told = self._ask("reconcile", "POST", "/audit", json.dumps(body).encode(), {})
+        assert told is not None
+        assert told.status == 200, told.body
+        report: dict[str, Any] = told.body
+        return report
+
+    def audit_patiently(self) -> None:
+        """Audit up to now, as often as that takes."""
+        since = self.clock.now() - timedelta(hours=1)
+        for _ in range(20):
+            period = json.dumps({"since": since.isoformat(), "until": self.clock.now().isoformat()}).encode()
+            told = self._ask("reconcile", "POST", "/audit", period, {})
+            if told is not None and told.status == 200 and told.body["finished_at"]:
+                return
+            self.clock.sleep(timedelta(seconds=30))
+
+    def backfill(self) -> dict[str, Any]:
+        """Take up the events that Stripe could not deliver, and return what was done."""
+        told = self._ask("reconcile", "POST", "/backfill", b"", {})
+        assert told is not None
+        assert told.status == 200, told.body
+        done: dict[str, Any] = told.body
+        return done
 
     def settle(self) -> None:
         """Let time pass until everything is quiet."""
@@ -402,7 +502,8 @@ class World:
         if self.webhooks_on:
             times += [datetime.fromtimestamp(d, UTC) for d in self.engine.delivery_times()]
         for charge in self.charges():
-            moves = policy.waiting_on(charge) in {Party.SYSTEM, Party.OPERATOR, Party.BANK}
+            others = policy.waiting_on(charge) in {Party.OPERATOR, Party.BANK}
+            moves = policy.needs_us(charge) or others or bool(charge.untold)
             soon = charge.due_at is not None and charge.due_at < self.clock.now() + timedelta(hours=26)
             if charge.due_at is not None and (self._due(charge) or (moves and soon)):
                 times.append(max(charge.due_at, self.clock.now()) + SWEEP_EVERY)
@@ -418,7 +519,7 @@ class World:
 
     def charges(self) -> list[Charge]:
         """Read the ledger, past all faults."""
-        names = self.store.names(CHARGE)
+        names = self.store.all_names(CHARGE)
         return [charge_of(self.store._entities[CHARGE, name].properties) for name in names]
 
     def charge(self, key: str = KEY) -> Charge:
@@ -430,11 +531,13 @@ class World:
         return self.money_of(self.charge(key))
 
     def money_of(self, charge: Charge) -> list[int]:
-        """Ask Stripe's tally which amounts were taken for a charge, by whichever PaymentIntent we made for it."""
+        """Ask Stripe's tally which amounts were taken for a charge, by whichever PaymentIntent, and not given back."""
         return [
-            one.amount
+            one.amount - one.refunded
             for one in self.engine.tally().moved
-            if one.metadata.get("pio_charge") == charge.id and "foreign" not in one.metadata
+            if one.metadata.get("pio_charge") == charge.id
+            and "foreign" not in one.metadata
+            and one.refunded < one.amount
         ]
 
     def _check_event_is_durable(self, event: Mapping[str, Any]) -> None:
@@ -468,9 +571,10 @@ class World:
             moved = self.money_of(charge)
             if len(moved) > 1:
                 found.append(f"charged {len(moved)} times")
-            if charge.final != (charge.due_at is None):
+            if charge.done != (charge.due_at is None):
                 found.append(f"{charge.status} with due_at {charge.due_at}")
-            if (charge.status is Status.SUCCEEDED) != (len(moved) == 1):
+            elsewhere = charge.closing is not None and charge.closing.kind == "paid_elsewhere"
+            if (charge.status is Status.SUCCEEDED or elsewhere) != (len(moved) == 1):
                 found.append(f"the ledger says {charge.status}, Stripe moved {moved}")
             if moved and moved != [charge.terms.amount] and charge.terms.amount:
                 found.append(f"moved {moved} instead of {charge.terms.amount}")
@@ -524,9 +628,11 @@ class World:
                 intent["id"] != charge.payment_intent and intent["status"] != "canceled" and not (charge.final or late)
             ):
                 found.append("an orphan is left open")
+        if self.restored:
+            return found  # The ledger has forgotten keys.
         for key in self.engine.keys():  # noqa: SIM118 - it is no dict.
             owner = next((c for c in charges.values() if key.startswith(f"pio-{c.id}-")), None)
-            known = owner is not None and (owner.request(key) is not None or "-orphan-" in key)
+            known = owner is not None and (owner.request(key) is not None or "-orphan-" in key or "-refund-" in key)
             if key.startswith("pio-") and not known and "-create-" not in key and "-cancel-" not in key:
                 found.append(f"the ledger does not know the key {key}")
         return found
@@ -545,14 +651,15 @@ class _CrossedStore(MemoryStore):
         self._entities = world.store._entities
 
     def _put(self, kind: str, name: str, properties: Mapping[str, Any]) -> int:
-        if kind == CHARGE and (properties["status"] in FINAL) == ("due" in properties):
+        odd = kind == CHARGE and (properties["status"] in FINAL) == ("due" in properties)
+        if odd and charge_of(properties).done == ("due" in properties):
             self._world.violations.append(
                 f"recorded {properties['status']}, {'with' if 'due' in properties else 'without'} due_at"
             )
         return self._world.store._put(kind, name, properties)
 
     def _call(self, call: StoreCall, apply: Callable[[], T]) -> T:
-        if call.operation == "due" and int(call.name) != shard_of(charge_id(None, KEY)):
+        if call.operation in {"due", "paid"} and int(call.name) != shard_of(charge_id(None, KEY)):
             return apply()  # An empty shard: one fault there would be like another.
         return self._world.cross(
             "store", f"{call.operation} {call.kind}", apply, lambda: StoreUnavailable("the answer got lost")
@@ -603,6 +710,8 @@ def _no_answer() -> Exception:
 
 def _operation(method: str, path: str) -> str:
     last = path.rstrip("/").rsplit("/", 1)[-1]
+    if not path.startswith(("/v1/payment_intents", "/v1/charges")):
+        return "checkout"  # Or who the seller is: nothing that a charge is made of.
     if method.upper() == "GET":
         return "list" if last in {"payment_intents", "charges"} else "fetch"
     return last if last in {"confirm", "cancel"} else "create"

@@ -27,6 +27,7 @@ from infra.local.processes import LocalStackError
 from infra.local.stack import REPOSITORY, Stack
 from infra.local.storm import Payer, Storm, Story, Tell, forecast
 from infra.local.stripe.faults import FAULTS
+from infra.local.walks import walk
 from shared.charge import Status
 from shared.policy import Limits
 
@@ -59,10 +60,11 @@ def main() -> int:
     kept = None
     try:
         with ExitStack() as running:
-            with console.status("Starting Datastore, Cloud Tasks, Stripe and the three functions"):
+            with console.status("Starting Datastore, Cloud Tasks, Stripe, mail and the functions"):
                 running.enter_context(stack)
             storm = run(console, stack, charges=options.charges, seed=options.seed)
             kept = report(console, storm)
+            kept &= ways_out(console, stack)
             look(console, stack, storm, keep=options.keep)
             if options.keep:
                 watch(stack)
@@ -182,6 +184,20 @@ def verdict(storm: Storm) -> Table:
     ):
         table.add_row(what, str(count), style="bold red" if count else "green")
     return table
+
+
+def ways_out(console: Console, stack: Stack) -> bool:
+    """Show one charge of each kind walking its way out, and return whether each customer paid as the ledger says."""
+    table = _table("The ways out")
+    for name in ("what happened", "the way out", "ends as", "paid", "what the customer read"):
+        table.add_column(name)
+    right = True
+    for one in walk(stack):
+        paid = one.moved == (one.charge["status"] == "succeeded")
+        right &= paid
+        table.add_row(one.name, one.way, one.charge["status"], f"{one.moved} x", "\n".join(one.mails))
+    console.print(table)
+    return right
 
 
 def _table(title: str) -> Table:

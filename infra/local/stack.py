@@ -34,6 +34,7 @@ from shared.policy import Limits
 REPOSITORY: Final = Path(__file__).parents[2]
 PROJECT: Final = "paidonce-local"
 LOCATION: Final = "local"
+NOTICES: Final = f"projects/{PROJECT}/locations/{LOCATION}/queues/notices"
 QUEUE: Final = f"projects/{PROJECT}/locations/{LOCATION}/queues/charges"
 INVOKER: Final = f"tasks@{PROJECT}.iam.gserviceaccount.com"  # Whom the tasks' OIDC tokens name.
 
@@ -64,8 +65,8 @@ INHERITED: Final = ("HOME", "LANG", "PATH", "TMPDIR")
 class Ports:
     """Where each program listens.
 
-    In development always at the same ports, so that a command found in the shell's history works. No service is
-    registered with IANA from 8740 to 8749; systems do not give them to outgoing connections; and the crowd is at 8080.
+    In development always at the same ports, so that a command found in the shell's history works. Systems do not give
+    these to outgoing connections, hardly any is registered with IANA, and the crowd is at 8080.
     """
 
     charge: int = 8740  # First, as the one that callers call.
@@ -75,6 +76,10 @@ class Ports:
     tasks: int = 8744
     tasks_control: int = 8745
     datastore: int = 8746
+    notify: int = 8747
+    portal: int = 8748
+    mail_page: int = 8749
+    mail: int = 8750
 
     @classmethod
     def free(cls) -> Self:
@@ -99,6 +104,10 @@ TITLES: Final = {
     "tasks": "the Cloud Tasks emulator",
     "tasks_control": "the Cloud Tasks emulator's controls",
     "datastore": "the Datastore emulator",
+    "notify": "the notify function",
+    "portal": "the customer's page",
+    "mail_page": "the page of the mail that was caught",
+    "mail": "the mail server",
 }
 
 
@@ -126,6 +135,9 @@ class Stack:
         self.charge_url = _url(self.ports.charge)
         self.webhook_url = _url(self.ports.webhook)
         self.reconcile_url = _url(self.ports.reconcile)
+        self.notify_url = _url(self.ports.notify)
+        self.portal_url = _url(self.ports.portal)
+        self.mail_url = _url(self.ports.mail_page)
         self.stripe_url = _url(self.ports.stripe)
         self.tasks_host = f"{LOOPBACK}:{self.ports.tasks}"
         self.tasks_control_url = _url(self.ports.tasks_control)
@@ -197,7 +209,8 @@ class Stack:
         secrets = [word for secret in WEBHOOK_SECRETS for word in ("--webhook-secret", secret)]
         times = ["--webhook-compression", WEBHOOK_COMPRESSION, "--bank-debit-seconds", BANK_DEBIT_SECONDS]
         ports = ["--port", self.ports.tasks, "--control-port", self.ports.tasks_control]
-        queue = ["--queue", ",".join((QUEUE, *QUEUE_OPTIONS))]
+        queues = [word for queue in (QUEUE, NOTICES) for word in ("--queue", ",".join((queue, *QUEUE_OPTIONS)))]
+        mail = ["--port", self.ports.mail, "--web-port", self.ports.mail_page, "--folder", self.folder / "mail"]
         return [
             self._program(
                 "stripe",
@@ -206,11 +219,14 @@ class Stack:
                 ready=(f"{self.stripe_url}/_double/clock", 200),
             ),
             self._program(
-                "tasks", ["infra.local.tasks", *ports, *queue], database=True, ready=(self.tasks_control_url, 200)
+                "tasks", ["infra.local.tasks", *ports, *queues], database=True, ready=(self.tasks_control_url, 200)
             ),
             self._function("charge", ready=(f"{self.charge_url}/{'0' * 40}", 404)),  # It has looked for that charge.
             self._function("webhook", ready=(self.webhook_url, 405)),
             self._function("reconcile", ready=(self.reconcile_url, 405)),
+            self._function("notify", ready=(self.notify_url, 404)),
+            self._function("portal", ready=(f"{self.portal_url}/x", 404)),
+            self._program("mail", ["infra.local.mail", *mail], ready=(f"{self.mail_url}/messages", 200)),
         ]
 
     def _function(self, name: str, *, ready: tuple[str, int]) -> Program:
@@ -249,6 +265,12 @@ class Stack:
             "TASKS_INVOKER": INVOKER,
             "CHARGE_QUEUE": QUEUE.rpartition("/")[2],
             "CHARGE_URL": self.charge_url,
+            "NOTIFY_QUEUE": NOTICES.rpartition("/")[2],
+            "NOTIFY_URL": self.notify_url,
+            "PORTAL_URL": self.portal_url,
+            "SMTP_URL": f"smtp://{LOOPBACK}:{self.ports.mail}",
+            "MAIL_FROM": "Paidonce <billing@example.com>",
+            "OPERATOR_EMAIL": "operator@example.com",
             "LEASE": f"{self._limits.lease.total_seconds():g}s",
             "QUARANTINE": f"{self._limits.quarantine.total_seconds():g}s",
             "STRIPE_TIMEOUT": f"{self._limits.stripe_timeout.total_seconds():g}s",

@@ -23,9 +23,9 @@ from shared.store import (
     StoreRefused,
     StoreUnavailable,
     Value,
-    due_key,
     error_of,
     shard_of,
+    time_key,
 )
 from tests.memory_store import MemoryStore
 
@@ -246,7 +246,7 @@ def test_neither_what_was_given_nor_what_was_read_is_tied_to_what_is_stored(stor
 def test_charges_that_are_due_are_named_oldest_first_up_to_the_limit(store: Store) -> None:
     """At the very moment counts as due; a microsecond later does not."""
     for name, seconds in {"a3": -1, "a1": -3, "a2": -2.5, "a4": 0, "a5": 0.000_001, "a6": 60}.items():
-        store.insert(CHARGE, name, {"due": due_key(7, NOON + timedelta(seconds=seconds))})
+        store.insert(CHARGE, name, {"due": time_key(7, NOON + timedelta(seconds=seconds))})
 
     assert store.due(7, NOON, 10) == ["a1", "a2", "a3", "a4"]
     assert store.due(7, NOON, 2) == ["a1", "a2"]
@@ -255,15 +255,15 @@ def test_charges_that_are_due_are_named_oldest_first_up_to_the_limit(store: Stor
 def test_a_shard_names_only_its_own(store: Store) -> None:
     """Neighbours in the index stay apart."""
     for shard in range(SHARDS):
-        store.insert(CHARGE, f"{shard:x}1", {"due": due_key(shard, NOON)})
+        store.insert(CHARGE, f"{shard:x}1", {"due": time_key(shard, NOON)})
 
     assert [store.due(shard, NOON, 10) for shard in range(SHARDS)] == [[f"{shard:x}1"] for shard in range(SHARDS)]
 
 
 def test_a_charge_that_is_final_is_not_due(store: Store) -> None:
     """Without the property there is no entry in the index, however old the charge."""
-    version = store.insert(CHARGE, "a1", {"due": due_key(10, NOON)})
-    store.insert("DeadLetter", "a2", {"due": due_key(10, NOON)})
+    version = store.insert(CHARGE, "a1", {"due": time_key(10, NOON)})
+    store.insert("DeadLetter", "a2", {"due": time_key(10, NOON)})
     assert store.due(10, NOON, 10) == ["a1"]
 
     store.update(CHARGE, "a1", {"status": "succeeded"}, version)
@@ -275,10 +275,32 @@ def test_more_charges_than_one_answer_holds_are_all_named(store: Store) -> None:
     """Datastore answers a query in batches of its own size."""
     names = [f"a{number:03d}" for number in range(350)]
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda name: store.insert(CHARGE, name, {"due": due_key(10, NOON)}), names))
+        list(threads.map(lambda name: store.insert(CHARGE, name, {"due": time_key(10, NOON)}), names))
 
     assert sorted(store.due(10, NOON, 1000)) == names
     assert len(store.due(10, NOON, 340)) == 340
+
+
+def test_charges_paid_in_a_period_are_named_earliest_first_up_to_the_limit(store: Store) -> None:
+    """Both ends belong to it."""
+    for hour in (3, 1, 0, 2, 4):
+        store.insert(CHARGE, f"0{hour}", {"paid": time_key(0, NOON + timedelta(hours=hour))})
+    store.insert(CHARGE, "10", {"paid": time_key(1, NOON + timedelta(hours=2))})
+
+    assert store.paid(0, NOON + timedelta(hours=1), NOON + timedelta(hours=3), 10) == ["01", "02", "03"]
+    assert store.paid(0, NOON, NOON + timedelta(hours=9), 2) == ["00", "01"]
+
+
+def test_the_names_of_a_kind_are_read_in_order_from_any_of_them_on(store: Store) -> None:
+    """Other kinds are not among them."""
+    for name in ("b", "a", "c"):
+        store.insert("AuditReport", name, {"at": NOON})
+    store.insert(CHARGE, "aa", {"amount": 1})
+
+    assert store.names("AuditReport", "", 10) == ["a", "b", "c"]
+    assert store.names("AuditReport", "a", 10) == ["b", "c"]
+    assert store.names("AuditReport", "", 2) == ["a", "b"]
+    assert store.names("Ledger", "", 1) == []
 
 
 def test_a_charge_is_found_by_its_payment_intent(store: Store) -> None:
@@ -316,7 +338,7 @@ def test_named_databases_are_apart(databases: Databases) -> None:
 def test_queries_of_named_databases_are_apart(databases: Databases) -> None:
     """As in the service. The Datastore emulator's queries see every database of the project: there, use one only."""
     live, test = databases("live"), databases("")
-    live.insert(CHARGE, "a1", {"due": due_key(10, NOON), "payment_intent": "pi_1"})
+    live.insert(CHARGE, "a1", {"due": time_key(10, NOON), "payment_intent": "pi_1"})
 
     assert test.due(10, NOON, 10) == []
     assert test.by_payment_intent("pi_1") == []
@@ -367,12 +389,12 @@ def test_a_permission_that_is_missing_is_named() -> None:
     assert "roles/datastore.user" in str(error_of(answered(grpc.StatusCode.PERMISSION_DENIED), Call.INSERT))
 
 
-def test_due_keys_sort_as_their_times_whatever_the_zone() -> None:
+def test_time_keys_sort_as_their_times_whatever_the_zone() -> None:
     """Text is compared character by character, so every one has the same width."""
     tokyo = timezone(timedelta(hours=9))
     times = [NOON, NOON + timedelta(microseconds=1), NOON + timedelta(seconds=1), NOON + timedelta(days=400)]
 
-    keys = [due_key(3, time.astimezone(tokyo)) for time in times]
+    keys = [time_key(3, time.astimezone(tokyo)) for time in times]
 
     assert keys == sorted(keys)
     assert keys[0] == "03|2026-11-24T12:00:00.000000Z"

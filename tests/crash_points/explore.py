@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from infra.local.stripe.engine import Fault as StripeFault
+from shared.charge import Status
 from tests.world import FAULTS, Fault, World
 
 Scenario = Callable[[World], None]
@@ -80,6 +81,23 @@ def decline_while_the_customer_pays(world: World) -> None:
     world.create(payment_method="pm_card_chargeDeclinedInsufficientFunds", patient=True)
 
 
+def paid_twice(world: World) -> None:
+    """A script pays once more, beside the recorded PaymentIntent; an event tells, or the audit finds out."""
+    world.create(patient=True)
+    for charge in world.charges():
+        if charge.status is not Status.SUCCEEDED:
+            continue
+        form = (
+            f"amount=1999&currency=usd&customer={world.customer}&payment_method=pm_card_visa&confirm=true"
+            f"&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never"
+            f"&metadata[pio_charge]={charge.id}&metadata[pio_body]={charge.body_digest}"
+        )
+        world.at_stripe("POST", "/v1/payment_intents", form)
+    if world.webhooks_on:
+        world.deliver_webhooks()
+    world.audit_patiently()
+
+
 def _body(world: World) -> dict[str, str | int]:
     return {"amount": 1999, "currency": "usd", "customer": world.customer, "payment_method": "pm_card_visa"}
 
@@ -95,6 +113,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     bank_debit,
     stranger_with_copied_metadata,
     decline_while_the_customer_pays,
+    paid_twice,
 )
 
 

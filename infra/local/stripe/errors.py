@@ -49,7 +49,8 @@ class Refusal(Exception):
 
 def not_found(kind: str, name: str) -> Refusal:
     """Nothing of that id, named in the path."""
-    return Refusal(404, f"No such {kind}: '{name}'", code="resource_missing", param="id")
+    param = "intent" if kind == "payment_intent" else "id"
+    return Refusal(404, f"No such {kind}: '{name}'", code="resource_missing", param=param)
 
 
 def no_such(kind: str, name: str, param: str) -> Refusal:

@@ -101,6 +101,7 @@ ROUTES: Final = (
     Route("DELETE", "/v1/webhook_endpoints/{}",       "webhook_endpoints.delete",  "WebhookEndpointDeleteParams", events.delete_endpoint),
 
     Route("GET",    "/v1/account",                    "accounts.retrieve_current", "AccountRetrieveCurrentParams", accounts.retrieve_current),
+    Route("GET",    "/v1/accounts",                   "accounts.list",             "AccountListParams",           accounts.listed),
     Route("POST",   "/v1/accounts",                   "accounts.create",           "AccountCreateParams",         accounts.create),
     Route("GET",    "/v1/accounts/{}",                "accounts.retrieve",         "AccountRetrieveParams",       accounts.retrieve),
     Route("GET",    "/v1/balance",                    "balance.retrieve",          "BalanceRetrieveParams",       accounts.balance),

@@ -14,6 +14,11 @@ def create(call: Call) -> Object:
     return shown(call.keep(account))
 
 
+def listed(call: Call) -> Object:
+    """GET /v1/accounts: those that were created here."""
+    return call.listed("account", "/v1/accounts")
+
+
 def retrieve(call: Call) -> Object:
     """GET /v1/accounts/{id}: any that could be connected."""
     found = call.store.find(call.world, call.id, "account")
@@ -47,6 +52,7 @@ def _account(call: Call, name: str, kind: str) -> Object:
     return {
         "id": name,
         "object": "account",
+        "business_profile": {"name": "Test business"},
         "charges_enabled": True,
         "country": "US",
         "created": int(call.now),
@@ -55,5 +61,6 @@ def _account(call: Call, name: str, kind: str) -> Object:
         "email": None,
         "metadata": {},
         "payouts_enabled": True,
+        "settings": {"dashboard": {"display_name": "Test business"}},
         "type": kind,
     }

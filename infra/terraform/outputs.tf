@@ -1,0 +1,38 @@
+output "urls" {
+  description = "The functions' addresses. Callers post charges to `charge`, with an ID token whose audience is that address."
+  value       = local.urls
+}
+
+output "webhook_url" {
+  description = "The endpoint to register at Stripe, for the payment_intent.* events, of connected accounts too if you charge on theirs."
+  value       = "${local.urls.webhook}/"
+}
+
+output "queues" {
+  description = "Full names of the Cloud Tasks queues. A caller that asks by task adds its task to `charges`."
+  value       = { for name, queue in google_cloud_tasks_queue.queue : name => queue.id }
+}
+
+output "database" {
+  description = "Name of the Datastore-mode database that holds the ledger."
+  value       = google_firestore_database.ledger.name
+}
+
+output "service_accounts" {
+  description = "E-mail of each service account: the functions', `tasks`, `scheduler` and `builder`. Whoever applies this must be allowed to act as them."
+  value = merge(
+    { for name, account in google_service_account.function : name => account.email },
+    { for name, account in google_service_account.caller : name => account.email },
+    { builder = google_service_account.builder.email },
+  )
+}
+
+output "put_secrets" {
+  description = "One command a secret: type or pipe the value in, then Ctrl-D. The newline at its end does not count."
+  value       = { for variable, secret in google_secret_manager_secret.secret : variable => "gcloud secrets versions add ${secret.secret_id} --project=${var.project} --data-file=-" }
+}
+
+output "pause" {
+  description = "Commands that stop deliveries; `resume` in place of `pause` lets them go on. Set jobs_paused as well."
+  value       = [for queue in google_cloud_tasks_queue.queue : "gcloud tasks queues pause ${queue.name} --project=${var.project} --location=${var.region}"]
+}

@@ -1,0 +1,91 @@
+# What calls the functions: Cloud Tasks, again and again until it is answered 2xx, and Cloud Scheduler. Both may call
+# twice, and a call may go on after they have given it up: all of the functions bear that.
+
+locals {
+  # Cloud Tasks stops only when the attempts AND the duration are used up, and then drops the task without a word. The
+  # sweep finds every charge by its `due_at`, so no task needs to live long; the attempts are so few that the duration
+  # decides.
+  queues = {
+    charges = {
+      dispatches_per_second = var.charge_dispatches_per_second
+      # Half of what the function can take: the other half is for callers.
+      concurrent_dispatches = max(1, floor(local.budgets.charge.max_instances * local.budgets.charge.concurrency / 2))
+      min_backoff_seconds   = 1   # `FIRST_WAIT`: most of Stripe's troubles are over in a second.
+      max_backoff_seconds   = 300 # Within `LAST_WAIT`, and no longer than the sweep waits for a task (`SWEEP_AGAIN`).
+      max_attempts          = 100
+      max_retry_seconds     = 22 * 3600 # Over before `KEY_HORIZON`, 23 h: from there on only the ledger says what to do.
+    }
+    notices = {
+      dispatches_per_second = var.notice_dispatches_per_second
+      concurrent_dispatches = local.budgets.notify.max_instances * local.budgets.notify.concurrency
+      min_backoff_seconds   = 10 # A mail server that is down stays down for longer.
+      max_backoff_seconds   = 3600
+      max_attempts          = 60
+      max_retry_seconds     = 3 * 24 * 3600 # A weekend without a mail server. Nobody wants older news.
+    }
+  }
+}
+
+resource "google_cloud_tasks_queue" "queue" {
+  for_each = local.queues
+
+  project  = var.project
+  location = var.region
+  name     = "${var.name}-${each.key}"
+
+  rate_limits {
+    max_dispatches_per_second = each.value.dispatches_per_second
+    max_concurrent_dispatches = each.value.concurrent_dispatches
+  }
+
+  retry_config {
+    min_backoff        = "${each.value.min_backoff_seconds}s"
+    max_backoff        = "${each.value.max_backoff_seconds}s"
+    max_doublings      = 16 # Up to max_backoff, and not linearly before
+    max_attempts       = each.value.max_attempts
+    max_retry_duration = "${each.value.max_retry_seconds}s"
+  }
+
+  stackdriver_logging_config {
+    sampling_ratio = 1.0
+  }
+
+  depends_on = [google_project_service.api]
+}
+
+locals {
+  jobs = {
+    sweep    = { path = "/", schedule = "* * * * *", retries = 0, description = "Takes up what nothing redelivers, and whatever else is due." } # The next one comes anyway.
+    backfill = { path = "/backfill", schedule = "23 * * * *", retries = 3, description = "Asks Stripe for events that it could not deliver." }
+    audit    = { path = "/audit", schedule = "41 4 * * *", retries = 3, description = "Compares what Stripe says was paid with the ledger, both ways." }
+  }
+}
+
+resource "google_cloud_scheduler_job" "job" {
+  for_each = local.jobs
+
+  project          = var.project
+  region           = var.region
+  name             = "${var.name}-${each.key}"
+  description      = each.value.description
+  schedule         = each.value.schedule
+  time_zone        = "Etc/UTC"
+  attempt_deadline = "${var.lease_seconds}s" # Longer than the function may run, so that no answer is missed.
+  paused           = var.jobs_paused
+
+  retry_config {
+    retry_count = each.value.retries
+  }
+
+  http_target {
+    http_method = "POST"
+    uri         = "${local.urls.reconcile}${each.value.path}"
+
+    oidc_token {
+      service_account_email = google_service_account.caller["scheduler"].email
+      audience              = "${local.urls.reconcile}/" # As shared/tasks.py has it for tasks.
+    }
+  }
+
+  depends_on = [google_cloud_run_service_iam_member.invoker]
+}

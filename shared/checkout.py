@@ -1,0 +1,204 @@
+"""What the customer's page asks of Stripe besides the charge itself: a place to enter a card, the bank's page, a name.
+
+Card data never comes near us: the customer enters it on Stripe's page (Checkout in setup mode), which moves no money.
+The card is then taken by the charge, once, by whichever of two hears of it first: the customer's way back, or the
+webhook. Nothing here is believed but what Stripe answers now.
+"""
+
+import contextlib
+import hashlib
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from shared import log
+from shared.answers import CHARGE_ID_KEY
+from shared.charge import Act, Charge, Chosen
+from shared.deliver import Charger, Outcome
+from shared.gateway import STRIPE_API_VERSION, Gateway, Heard
+
+REPLACES_KEY: Final = "pio_replaces"  # In a session's metadata: the payment method that the charge had when it began.
+SESSION_PARAMETER: Final = "session"
+TRIES: Final = 5  # When others write the charge at the same moment. Each of them ends soon.
+NAME_KEPT: Final = timedelta(hours=1)  # Sellers seldom change their name,
+NO_NAME_KEPT: Final = timedelta(minutes=1)  # and a page does not wait for it each time while Stripe does not answer.
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+PASSING: Final = frozenset({401, 403, 409, 429})  # Refusals that say nothing about the request.
+
+
+class Unreachable(Exception):
+    """Stripe did not answer, or not as it should: later it may."""
+
+
+class Refused(Exception):
+    """Stripe will not do this for this charge; its customer or its account is gone, most likely."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A session in which the customer may enter a card."""
+
+    session: str
+    url: str
+    replayed: bool  # It was opened before; so a card may have been given in it already.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """A card that was given in a session, and the one that it is to replace."""
+
+    payment_method: str
+    replaces: str | None
+
+
+class Checkout:
+    """Stripe's own pages. Threads may share one.
+
+    api_base: where Stripe is; None for its own address. It says which addresses a customer may be sent to.
+    """
+
+    def __init__(self, gateway: Gateway, api_base: str | None) -> None:
+        self._gateway = gateway
+        self.local: Final = urlsplit(api_base or "").hostname in LOOPBACK
+        self._names: dict[str | None, tuple[str | None, datetime]] = {}
+        self._lock = threading.Lock()
+
+    def open(self, charge: Charge, page_url: str, now: datetime) -> Opened:
+        """Open a session for another card: the same one again, if it is asked for again soon.
+
+        page_url: where the customer comes back to. Raises Unreachable or Refused.
+        """
+        parameters: dict[str, Any] = {
+            "mode": "setup",
+            "customer": charge.terms.customer,
+            "currency": charge.terms.currency,
+            "metadata": {CHARGE_ID_KEY: charge.id, REPLACES_KEY: charge.payment_method},
+            "success_url": f"{page_url}/back?{SESSION_PARAMETER}={{CHECKOUT_SESSION_ID}}",
+            "cancel_url": page_url,
+        }
+        # For ten minutes it is one session, however often it is asked for; a 500 that is saved blocks it no longer.
+        digest = hashlib.sha256(f"{now:%Y-%m-%dT%H:%M}"[:-1].encode() + json.dumps(parameters).encode()).hexdigest()
+        key = f"card-{charge.id}-{digest[:32]}"
+        heard = self._gateway.ask(
+            partial(self._gateway.v1.checkout.sessions.create, parameters),  # type: ignore[arg-type]
+            charge.terms.account,
+            charge.create.api_version,
+            idempotency_key=key,
+        )
+        session = _object(heard, "checkout.session")
+        replayed = heard is not None and heard.headers.get("idempotent-replayed") == "true"
+        return Opened(session=session["id"], url=self._checked(session.get("url")), replayed=replayed)
+
+    def given(self, charge: Charge, session_id: str) -> Given | None:
+        """Return the card that was given in a session for this charge.
+
+        None: none was, or the session is not for this charge. Raises Unreachable.
+        """
+        retrieve = partial(self._gateway.v1.checkout.sessions.retrieve, session_id, {"expand": ["setup_intent"]})
+        heard = self._gateway.ask(retrieve, charge.terms.account, charge.create.api_version)
+        with contextlib.suppress(Refused):
+            session = _object(heard, "checkout.session")
+            metadata, intent = _map(session.get("metadata")), _map(session.get("setup_intent"))
+            agrees = (
+                session["id"] == session_id
+                and session.get("mode") == "setup"
+                and metadata.get(CHARGE_ID_KEY) == charge.id
+                and session.get("livemode") is charge.livemode
+                and session.get("customer") == intent.get("customer") == charge.terms.customer
+            )
+            card = intent.get("payment_method")
+            if agrees and session.get("status") == "complete" and intent.get("status") == "succeeded" and card:
+                return Given(payment_method=str(card), replaces=metadata.get(REPLACES_KEY))
+        return None
+
+    def bank_page(self, charge: Charge) -> str | None:
+        """Return where the customer authenticates; None where nothing waits for that. Raises Unreachable or Refused.
+
+        Read now and never stored: such a page is good for a short while only.
+        """
+        assert charge.payment_intent is not None, "only a PaymentIntent makes a bank ask"
+        retrieve = partial(self._gateway.v1.payment_intents.retrieve, charge.payment_intent)
+        intent = _object(self._gateway.ask(retrieve, charge.terms.account, charge.create.api_version), "payment_intent")
+        if intent["id"] != charge.payment_intent or intent.get("status") != "requires_action":
+            return None
+        redirect = _map(_map(intent.get("next_action")).get("redirect_to_url"))
+        return self._checked(redirect["url"]) if redirect.get("url") else None
+
+    def seller(self, charge: Charge, now: datetime) -> str | None:
+        """Return the name of whom the customer owes; None where Stripe does not tell. Never raises."""
+        account = charge.terms.account or charge.terms.on_behalf_of
+        with self._lock:
+            name, until = self._names.get(account, (None, now))
+        if now < until:
+            return name
+        heard = self._gateway.ask(self._gateway.v1.accounts.retrieve_current, account, STRIPE_API_VERSION)
+        try:
+            found = _object(heard, "account")
+        except (Unreachable, Refused):
+            found = {}
+        names = (
+            _map(found.get("business_profile")).get("name"),
+            _map(_map(found.get("settings")).get("dashboard")).get("display_name"),
+        )
+        name = next((str(each) for each in names if each), None)
+        with self._lock:
+            self._names[account] = (name, now + (NAME_KEPT if name else NO_NAME_KEPT))
+        return name
+
+    def _checked(self, url: object) -> str:
+        """Return the address of a page of Stripe's. Raises Refused for any other: nobody is sent there."""
+        parts = urlsplit(str(url or ""))
+        host = parts.hostname or ""
+        stripes = parts.scheme == "https" and (host == "stripe.com" or host.endswith(".stripe.com"))
+        if stripes or (self.local and host in LOOPBACK):
+            return str(url)
+        log.error("Stripe names a page that is not its own", host=host)
+        raise Refused
+
+
+def take_card(
+    charger: Charger, checkout: Checkout, charge_id: str, session_id: str, *, return_url: str | None
+) -> Outcome | None:
+    """Let the charge take the card that was given in a session, and try it: once, however often this is called.
+
+    return_url: the customer is here; None: an event tells of it. An event may be late: it does not take back what the
+    customer has chosen since. None: there is no such charge, or no card of its own. Raises Unreachable and
+    LedgerUnavailable.
+    """
+    charge = charger.read(charge_id)
+    given = checkout.given(charge, session_id) if charge is not None else None
+    if charge is None or given is None:
+        return None
+    card = given.payment_method
+    choice = Chosen(act=Act.PAYMENT_METHOD, actor="customer", payment_method=card, return_url=return_url)
+    for _ in range(TRIES):
+        tried = charge.payment_method == card or any(attempt.payment_method == card for attempt in charge.attempts)
+        if tried or (return_url is None and charge.payment_method != given.replaces):
+            return Outcome(charge=charge, existed=True)
+        # Only as it was read: otherwise two that hear of the card at once would make two attempts.
+        outcome = charger.act(charge_id, choice, version=charge.version)
+        if outcome is None or outcome.refusal != "version":
+            return outcome
+        charge = outcome.charge
+    return Outcome(charge=charge, existed=True, busy=True)
+
+
+def _object(heard: Heard | None, kind: str) -> Mapping[str, Any]:
+    """Return the object that was asked for. Raises Unreachable or Refused."""
+    if heard is None or heard.status >= 500 or heard.status in PASSING:
+        raise Unreachable
+    if heard.status != 200:
+        raise Refused
+    body = _map(heard.body)
+    if body.get("object") != kind or not isinstance(body.get("id"), str):
+        raise Unreachable
+    return body
+
+
+def _map(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,424 @@
+"""Backfill and audit: what Stripe says against the ledger, both ways, and what becomes of it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from infra.local.stripe.engine import Fault as StripeFault
+from shared import wiring
+from shared.charge import Status, charge_id
+from shared.ledger import properties_of
+from shared.reconcile import PAGE, STEPS_A_WRITE
+from shared.store import CHARGE
+from tests.world import KEY, World
+
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def world() -> World:
+    """A deployment, a day after its first request."""
+    world = World()
+    world.clock.sleep(DAY)
+    return world
+
+
+def pay_beside(world: World, key: str = KEY, *, digest: bool = True, **form: object) -> dict[str, Any]:
+    """Let a script pay for a charge of this key, with its metadata, past the ledger."""
+    name = charge_id(None, key)
+    fields = {"amount": 1999, "currency": "usd", "customer": world.customer, "payment_method": "pm_card_visa", **form}
+    fields |= {"confirm": "true", "automatic_payment_methods[enabled]": "true", "metadata[pio_charge]": name}
+    fields["automatic_payment_methods[allow_redirects]"] = "never"
+    if digest and world.store.all_names(CHARGE):
+        fields["metadata[pio_body]"] = world.charge(key).body_digest
+    return world.at_stripe("POST", "/v1/payment_intents", "&".join(f"{name}={value}" for name, value in fields.items()))
+
+
+def audit(world: World) -> dict[str, Any]:
+    """Audit the last two days, up to now."""
+    world.clock.sleep(timedelta(minutes=1))
+    return world.audit(since=world.clock.now() - 2 * DAY)
+
+
+def findings(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what was found, and how it was settled."""
+    return [(found["kind"], found["settled"]) for found in report["findings"]]
+
+
+def edited(world: World, **changes: Any) -> None:
+    """Change what the ledger says, past the policy."""
+    charge = replace(world.charge(), **changes)
+    stored = world.store._entities[CHARGE, charge.id]
+    world.store.update(CHARGE, charge.id, properties_of(charge), stored.version)
+
+
+# --- The audit --------------------------------------------------------------------------------------------------------
+
+
+def test_where_both_agree_nothing_is_found(world: World) -> None:
+    """The counts say how much was compared."""
+    world.create()
+    world.create(key="order-1002")
+    world.create(key="order-1003", payment_method="pm_card_chargeDeclinedInsufficientFunds")
+    report = audit(world)
+    assert (report["at_stripe"], report["in_ledger"], report["agreed"]) == (2, 2, 2)
+    assert (report["corrected"], report["findings"]) == (0, [])
+    assert report["finished_at"] is not None
+
+
+def test_a_success_that_the_ledger_missed_is_recorded(world: World) -> None:
+    """No answer, no event, no task: the audit alone finds it."""
+    world.webhooks_on = False
+    world.engine.fail_next(StripeFault.DROP_AFTER, "payment_intents.confirm")
+    world.plan = {}
+    told = world.create()
+    assert told is not None
+    if world.charge().status is Status.SUCCEEDED:
+        edited(world, status=Status.UNKNOWN, succeeded_at=None, amount_received=0, due_at=world.clock.now() + DAY)
+    world.queue.clear()
+    report = audit(world)
+    assert world.charge().status is Status.SUCCEEDED
+    assert (report["corrected"], findings(report)) == (1, [])
+
+
+def test_money_without_a_record_makes_a_charge(world: World) -> None:
+    """So its key never charges again; the operator is told."""
+    paid = pay_beside(world, "order-9")
+    report = audit(world)
+    assert findings(report) == [("paid_without_charge", "the charge was recovered")]
+    assert world.charge("order-9").payment_intent == paid["id"]
+    told = world.create(key="order-9")
+    assert told is not None
+    assert told.status == 200
+    assert len(world.engine.tally().moved) == 1
+
+
+@pytest.mark.parametrize("abroad", [True, False], ids=["of another account", "of another amount"])
+def test_money_that_only_names_a_charge_does_not_pay_for_it(world: World, *, abroad: bool) -> None:
+    """Metadata is anybody's to write: who asks for 19.99 is not told that 0.50 elsewhere have paid it."""
+    headers = {"Stripe-Account": world.at_stripe("POST", "/v1/accounts", "type=standard")["id"]} if abroad else {}
+    form = "currency=usd&payment_method=pm_card_visa&confirm=true&automatic_payment_methods[enabled]=true"
+    form += f"&automatic_payment_methods[allow_redirects]=never&metadata[pio_charge]={charge_id(None, 'order-9')}"
+    world.at_stripe("POST", "/v1/payment_intents", f"amount={1999 if abroad else 50}&{form}", **headers)
+    assert findings(audit(world)) == [("paid_without_charge", "the charge was recovered")]
+    told = world.create(key="order-9")
+    assert told is not None
+    assert (told.status, told.body["type"]) == (422, "urn:paidonce:key-reused")
+    assert ("account" if abroad else "amount") in told.body["fields"]
+
+
+def test_an_edited_charge_at_stripe_stops_no_audit_and_no_reopening(world: World) -> None:
+    """A person has written a charge of ours into the metadata of somebody else's payment: it is shown to a person."""
+    backup = world.backup()
+    form = "amount=50&currency=usd&payment_method=pm_card_visa&confirm=true&automatic_payment_methods[enabled]=true"
+    form += "&automatic_payment_methods[allow_redirects]=never"
+    theirs = world.at_stripe("POST", "/v1/payment_intents", form)
+    world.at_stripe("POST", f"/v1/charges/{theirs['latest_charge']}", f"metadata[pio_charge]={charge_id(None, KEY)}")
+    report = audit(world)
+    assert findings(report) == [("unexplained_payment", "")]
+    assert report["finished_at"] is not None
+    world.restore(backup)
+    assert world.reopen(backup.at).inserted == []
+    assert world.charges() == []
+
+
+def test_twice_the_money_is_given_back_once(world: World) -> None:
+    """The recorded PaymentIntent keeps it, the other one is refunded, whole, and never again."""
+    world.create()
+    extra = pay_beside(world)
+    report = audit(world)
+    assert findings(report) == [("paid_twice", "")]
+    world.settle()
+    refunded = {one.payment_intent: one.refunded for one in world.engine.tally().moved}
+    assert refunded == {world.charge().payment_intent: 0, extra["id"]: 1999}
+    (found,) = world.charge().discrepancies
+    assert (found.kind, found.payment_intent, found.settled) == (
+        "paid_twice",
+        extra["id"],
+        "what it took was given back",
+    )
+    assert world.check() == []
+    audit(world)
+    world.settle()
+    assert len(world.engine.objects("refund")) == 1
+
+
+@pytest.mark.parametrize("amount", [1999, 500])
+def test_nothing_is_given_back_where_a_person_has_refunded_the_recorded_payment(world: World, amount: int) -> None:
+    """They saw two payments and refunded one: the customer pays once, not never. It is shown to a person."""
+    world.create()
+    extra = pay_beside(world)
+    world.at_stripe("POST", "/v1/refunds", f"payment_intent={world.charge().payment_intent}&amount={amount}")
+    audit(world)
+    world.settle()
+    assert {one.payment_intent: one.refunded for one in world.engine.tally().moved}[extra["id"]] == 0
+    assert "not_paid_at_stripe" in {found.kind for found in world.charge().discrepancies}
+    assert world.charge().done
+
+
+def test_what_a_person_has_given_back_in_part_is_given_back_in_full(world: World) -> None:
+    """And no more than that."""
+    world.create()
+    extra = pay_beside(world)
+    world.at_stripe("POST", "/v1/refunds", f"payment_intent={extra['id']}&amount=500")
+    audit(world)
+    world.settle()
+    assert {one.payment_intent: one.refunded for one in world.engine.tally().moved}[extra["id"]] == 1999
+
+
+@pytest.mark.parametrize("fault", [StripeFault.DROP_AFTER, StripeFault.ERROR_500_AFTER, StripeFault.ERROR_500_BEFORE])
+def test_a_refund_whose_answer_is_lost_happens_once(world: World, fault: StripeFault) -> None:
+    """A key that is burnt is replaced: Stripe gives back no more than was taken."""
+    world.create()
+    extra = pay_beside(world)
+    world.engine.fail_next(fault, "refunds.create")
+    audit(world)
+    world.settle()
+    assert {one.payment_intent: one.refunded for one in world.engine.tally().moved}[extra["id"]] == 1999
+    assert len(world.engine.objects("refund")) == 1
+    assert world.charge().done
+    assert world.check() == []
+
+
+def test_a_refund_that_may_not_be_asked_for_is_asked_for_again(world: World) -> None:
+    """The API key lacks the permission; the charge stays paid, and comes back until it may."""
+    world.create()
+    extra = pay_beside(world)
+    world.engine.fail_next(StripeFault.FORBIDDEN, "refunds.create", times=None)
+    audit(world)
+    for _ in range(5):
+        world.clock.sleep(HOUR)
+        world.run_tasks()
+    assert world.charge().status is Status.SUCCEEDED
+    assert not world.charge().done
+    assert len(world.charge().refunds[0].idempotency_key.split("-")) > 3
+    world.engine.faults.clear()
+    world.clock.sleep(DAY)
+    world.settle()
+    assert world.charge().done
+    assert {one.payment_intent: one.refunded for one in world.engine.tally().moved}[extra["id"]] == 1999
+
+
+def test_nothing_is_given_back_unless_the_recorded_one_is_paid_indeed(world: World) -> None:
+    """A ledger that somebody has edited: the only money there is stays where it is."""
+    world.create()
+    paid = world.charge().payment_intent
+    edited(world, payment_intent="pi_nobody_knows")
+    report = audit(world)
+    world.settle()
+    assert {kind for kind, _ in findings(report)} == {"paid_twice", "not_paid_at_stripe"}
+    assert world.engine.objects("refund") == []
+    assert [one.payment_intent for one in world.engine.tally().moved] == [paid]
+    assert world.charge().status is Status.SUCCEEDED
+    assert world.charge().done
+
+
+def test_a_refund_made_at_stripe_is_recorded(world: World) -> None:
+    """A person's, in Stripe's dashboard, for a part."""
+    world.create()
+    world.at_stripe("POST", "/v1/refunds", f"payment_intent={world.charge().payment_intent}&amount=700")
+    report = audit(world)
+    assert findings(report) == [("refunded_at_stripe", "recorded on the charge")]
+    assert world.charge().amount_refunded == 700
+    assert findings(audit(world)) == []
+    world.at_stripe("POST", "/v1/refunds", f"payment_intent={world.charge().payment_intent}&amount=300")
+    assert findings(audit(world)) == [("refunded_at_stripe", "recorded on the charge")]
+    assert world.charge().amount_refunded == 1000
+
+
+def test_another_amount_is_for_a_person(world: World) -> None:
+    """The ledger says one thing, Stripe another."""
+    world.create()
+    edited(world, terms=replace(world.charge().terms, amount=1000))
+    assert findings(audit(world)) == [("amount_differs", "")]
+    assert findings(audit(world)) == []  # Once.
+
+
+def test_a_payment_on_another_account_than_the_charges_is_for_a_person(world: World) -> None:
+    """Its metadata was copied."""
+    world.create()
+    account = world.at_stripe("POST", "/v1/accounts", "type=standard")["id"]
+    name = world.charge().id
+    customer = world.at_stripe("POST", "/v1/customers", **{"Stripe-Account": account})["id"]
+    form = (
+        f"amount=1999&currency=usd&customer={customer}&payment_method=pm_card_visa&confirm=true&metadata[pio_charge]={name}"
+        "&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never"
+    )
+    world.at_stripe("POST", "/v1/payment_intents", form, **{"Stripe-Account": account})
+    report = audit(world)
+    assert report["accounts"] == ["", account]
+    assert findings(report) == [("account_differs", "")]
+    assert world.charge().discrepancies == ()
+
+
+def test_a_charge_on_a_connected_account_is_held_against_that_account(world: World) -> None:
+    """And agrees."""
+    account = world.at_stripe("POST", "/v1/accounts", "type=standard")["id"]
+    customer = world.at_stripe("POST", "/v1/customers", **{"Stripe-Account": account})["id"]
+    world.create(account=account, customer=customer)
+    report = audit(world)
+    assert (report["at_stripe"], report["in_ledger"], report["agreed"], report["findings"]) == (1, 1, 1, [])
+
+
+def test_an_account_that_is_gone_is_said_and_the_rest_is_audited(world: World) -> None:
+    """Disconnected: nobody can ask."""
+    account = world.at_stripe("POST", "/v1/accounts", "type=standard")["id"]
+    world.create()
+    world.engine.disconnect(account)
+    report = audit(world)
+    assert report["agreed"] == 1
+    assert {found["kind"] for found in report["findings"]} == {"account_unreachable"}
+    assert report["finished_at"] is not None
+
+
+def test_an_orphan_is_canceled_and_what_may_become_one_is_left_alone(world: World) -> None:
+    """Rule 6: only one whose charge has another recorded, or is final, and not in its first hour."""
+    world.create()
+    digest, name = world.charge().body_digest, world.charge().id
+    form = f"amount=1999&currency=usd&customer={world.customer}&metadata[pio_charge]={name}&metadata[pio_body]={digest}"
+    orphan = world.at_stripe("POST", "/v1/payment_intents", form)["id"]
+    assert audit(world)["orphans"] == 0
+    world.clock.sleep(2 * HOUR)
+    stranger = world.at_stripe("POST", "/v1/payment_intents", form.replace(digest, "0" * 64))["id"]
+    world.clock.sleep(2 * HOUR)
+    assert audit(world)["orphans"] == 1
+    world.settle()
+    states = {intent["id"]: intent["status"] for intent in world.engine.payment_intents()}
+    assert (states[orphan], states[stranger]) == ("canceled", "requires_payment_method")
+
+
+def test_what_another_account_calls_ours_is_left_alone(world: World) -> None:
+    """Its owner may write any metadata; the audit is not stopped by what is not on the charge's account."""
+    account = world.at_stripe("POST", "/v1/accounts", "type=standard")["id"]
+    world.create()
+    form = f"amount=50&currency=usd&metadata[pio_charge]={world.charge().id}"
+    theirs = world.at_stripe("POST", "/v1/payment_intents", form, **{"Stripe-Account": account})
+    world.clock.sleep(2 * HOUR)
+    report = audit(world)
+    assert report["finished_at"] is not None
+    assert (report["orphans"], report["findings"]) == (0, [])
+    shown = world.at_stripe("GET", f"/v1/payment_intents/{theirs['id']}", **{"Stripe-Account": account})
+    assert shown["status"] == "requires_payment_method"
+
+
+def test_an_audit_of_another_period_skips_nothing(world: World) -> None:
+    """Who audits the last day by hand leaves the days before it to the next audit by the clock."""
+    world.parts.reconciler._mark("audit", world.clock.now())
+    pay_beside(world, "order-9")
+    world.clock.sleep(5 * DAY)
+    assert world.audit(since=world.clock.now() - DAY)["findings"] == []
+    world.clock.sleep(HOUR)
+    world.sweep()
+    world.sweep()
+    assert world.charge("order-9").status is Status.SUCCEEDED
+
+
+def test_an_audit_that_stripe_interrupts_goes_on_where_it_was(world: World) -> None:
+    """503, and the next call takes it up."""
+    world.create()
+    world.engine.fail_next(StripeFault.ERROR_503_BEFORE, "refunds.list", times=None)
+    body = json.dumps({"since": (world.clock.now() - DAY).isoformat(), "until": world.clock.now().isoformat()}).encode()
+    told = world._ask("reconcile", "POST", "/audit", body, {})
+    assert told is not None
+    assert told.status == 503
+    world.engine.faults.clear()
+    told = world._ask("reconcile", "POST", "/audit", body, {})
+    assert told is not None
+    assert (told.status, told.body["finished_at"] is not None) == (200, True)
+    assert len(wiring.parts("reconcile").reconciler.reports()) == 1
+
+
+def test_an_audit_ends_with_its_time_and_the_next_call_goes_on(world: World) -> None:
+    """As often as it takes; the report is one."""
+    for number in range(5):
+        world.create(key=f"order-{number}")
+    world.clock.sleep(HOUR)
+    reconciler = world.parts.reconciler
+    calls = 0
+    while True:
+        report = reconciler.audit(
+            iter([True] * 3 + [False] * STEPS_A_WRITE * 2).__next__, since=world.clock.now() - DAY
+        )
+        assert report is not None
+        calls += 1
+        if report.finished_at is not None:
+            break
+        assert calls < 50
+    assert calls > 2
+    assert (report.at_stripe, report.in_ledger, report.agreed) == (5, 5, 5)
+    assert reconciler.reports() == [report.name]
+    assert reconciler.report(report.name) == report
+
+
+def test_more_charges_of_a_shard_than_a_page_are_all_held_against_stripe(world: World) -> None:
+    """Page after page, each once."""
+    world.create()
+    paid = world.charge()
+    assert paid.succeeded_at is not None
+    for number in range(PAGE + 20):
+        name = f"{paid.id[0]}{number:039d}"
+        copy = replace(paid, id=name, succeeded_at=paid.succeeded_at + timedelta(microseconds=number))
+        world.store.insert(CHARGE, name, properties_of(copy))
+    world.clock.sleep(HOUR)
+    report = audit(world)
+    assert report["in_ledger"] == PAGE + 21
+
+
+# --- Backfill ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_event_that_stripe_could_not_deliver_is_taken_up(world: World) -> None:
+    """A bank debit ends, and its event is lost: known after an hour, not after a day."""
+    world._meanwhile(lambda: world.parts.reconciler._put("backfill", {"at": world.clock.now()}))
+    world.create(payment_method="pm_usBankAccount_success")
+    assert world.charge().status is Status.PROCESSING
+    world.clock.sleep(timedelta(days=5))
+    world.engine.run_due()
+    world.engine.drop_deliveries()
+    done = world.backfill()
+    assert world.charge().status is Status.SUCCEEDED
+    assert done["events"] >= 1
+    assert done["finished"] is True
+    assert world.check() == []
+
+
+def test_a_backfill_goes_on_from_where_it_was(world: World) -> None:
+    """What it has been through is not read again."""
+    world.create(payment_method="pm_usBankAccount_success")
+    world.engine.drop_deliveries()
+    world.clock.sleep(timedelta(minutes=1))
+    assert world.backfill()["events"] == 1
+    world.clock.sleep(HOUR)
+    assert world.backfill()["events"] == 0
+
+
+def test_an_event_that_cannot_be_applied_holds_the_backfill_back_for_a_while(world: World) -> None:
+    """It is tried again; after three days it is passed by, since the ledger looks by itself."""
+    world.create(payment_method="pm_usBankAccount_success")
+    world.engine.drop_deliveries()
+    world.engine.fail_next(StripeFault.ERROR_503_BEFORE, "payment_intents.retrieve", times=None)
+    assert world.backfill()["put_off"] == 1
+    world.clock.sleep(HOUR)
+    assert world.backfill()["put_off"] == 1
+    world.clock.sleep(timedelta(days=4))
+    world.backfill()
+    assert world.backfill()["events"] == 0
+
+
+def test_a_sweep_does_what_else_is_due(world: World) -> None:
+    """Backfill every hour, audit every day."""
+    for name in ("backfill", "audit"):
+        world.parts.reconciler._mark(name, world.clock.now())
+    world.sweep()
+    assert world.told[-1].body == {"swept": 0}
+    world.clock.sleep(HOUR)
+    world.sweep()
+    assert world.told[-1].body["backfill"]["finished"] is True
+    world.clock.sleep(DAY)
+    world.sweep()
+    assert world.told[-1].body["audit"] is not None

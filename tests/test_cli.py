@@ -1,0 +1,128 @@
+"""The `paidonce` command line: what operators type, and what they read."""
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from click.testing import CliRunner, Result
+
+from shared import log, wiring
+from shared.cli import main
+from tests.world import KEY, World
+
+
+@pytest.fixture(autouse=True)
+def _here_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command line does to the log is over with its test."""
+    monkeypatch.setattr(log, "_beside_stdout", False)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """A deployment with one paid charge."""
+    world = World()
+    world.create()
+    world.clock.sleep(timedelta(hours=1))
+    yield world
+    wiring.use(None)
+
+
+def run(world: World, *words: str, answer: str | None = None) -> Result:
+    """Type a command."""
+    wiring.use(world.parts)
+    return CliRunner().invoke(main, words, input=answer)
+
+
+def test_a_charge_is_shown_as_callers_see_it(world: World) -> None:
+    """As JSON."""
+    shown = run(world, "show", world.charge().id)
+    assert shown.exit_code == 0
+    assert json.loads(shown.stdout)["status"] == "succeeded"
+
+
+def test_a_charge_that_is_not_there_is_said(world: World) -> None:
+    """Exit code 1."""
+    shown = run(world, "show", "0" * 40)
+    assert (shown.exit_code, shown.output) == (1, "Error: There is no such charge.\n")
+
+
+def test_an_audit_is_run_listed_and_shown(world: World) -> None:
+    """One command each; a finding says whether somebody must look at it."""
+    world.at_stripe("POST", "/v1/refunds", f"payment_intent={world.charge().payment_intent}&amount=700")
+    world.clock.sleep(timedelta(minutes=1))
+    since, until = "2026-11-24T08:00", world.clock.now().isoformat()
+    ran = run(world, "audit", "run", "--since", since, "--until", until)
+    assert ran.exit_code == 0, ran.output
+    assert "1 payments at Stripe on 1 account, 1 in the ledger, 0 agree, 1 corrected" in ran.output
+    assert "refunded_at_stripe" in ran.output
+    assert "settled: recorded on the charge" in ran.output
+    names = run(world, "audit", "list").stdout.split()
+    assert len(names) == 1
+    assert run(world, "audit", "show").stdout == ran.stdout
+    assert run(world, "audit", "show", names[0]).stdout == ran.stdout
+    assert "no such report" in run(world, "audit", "show", "yesterday").output
+
+
+def test_before_the_first_audit_there_is_no_report(world: World) -> None:
+    """And that is said."""
+    shown = run(world, "audit", "show")
+    assert (shown.exit_code, "Nothing has been audited yet" in shown.output) == (1, True)
+
+
+def test_a_time_that_is_none_is_refused_with_an_example(world: World) -> None:
+    """Exit code 2."""
+    ran = run(world, "audit", "run", "--since", "yesterday")
+    assert (ran.exit_code, "write a time such as" in ran.output) == (2, True)
+
+
+def test_the_ledger_is_shown(world: World) -> None:
+    """No digest of an API key is."""
+    shown = run(world, "ledger", "show")
+    assert shown.exit_code == 0
+    assert '"platform": "acct_platform"' in shown.output
+    assert '"api_keys": 1' in shown.output
+    assert shown.stdout.endswith("open\n")
+
+
+def test_the_ledger_is_reopened_after_a_restore(world: World) -> None:
+    """The drill, by hand: what is missing is inserted, and what Stripe knows nothing of is listed."""
+    backup = world.backup()
+    world.create(key="order-2")
+    body = {"amount": 5, "currency": "usd", "customer": world.customer, "payment_method": "pm_card_visa"}
+    world.store._entities.clear()
+    world.store._entities.update(backup.entities)
+    world.post("/", body, key="order-3", Prefer="respond-async")
+    backup = world.backup()
+    world.restore(backup)
+    assert "closed:" in run(world, "ledger", "show").output
+    asked = run(world, "ledger", "reopen", "--restore-point", backup.at.isoformat(), answer="n\n")
+    assert asked.exit_code == 1
+    assert "LEDGER_GENERATION=2" in asked.output
+    done = run(world, "ledger", "reopen", "--restore-point", backup.at.isoformat(), answer="y\n")
+    assert done.exit_code == 0, done.output
+    assert "open: 1 charges inserted" in done.output
+    assert world.charge("order-3").id in done.output
+    again = run(world, "ledger", "reopen", "--restore-point", backup.at.isoformat(), "--yes")
+    assert (again.exit_code, "set LEDGER_GENERATION to 3" in again.output) == (1, True)
+    assert world.charge(KEY).status == "succeeded"
+
+
+def test_a_database_without_an_identity_is_shown_as_such() -> None:
+    """An empty one that was restored."""
+    world = World(generation=2)
+    assert "does not say which ledger" in run(world, "ledger", "show").output
+    done = run(world, "ledger", "reopen", "--restore-point", "2026-11-24T08:00:00Z", "--yes")
+    assert done.exit_code == 0, done.output
+    world.clock.sleep(timedelta(seconds=2))
+    assert run(world, "ledger", "show").stdout.endswith("open\n")
+    wiring.use(None)
+
+
+def test_an_environment_that_lacks_something_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a traceback."""
+    wiring.use(None)
+    for name in ("GOOGLE_CLOUD_PROJECT", "STRIPE_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    ran = CliRunner().invoke(main, ["ledger", "show"])
+    assert (ran.exit_code, "STRIPE_API_KEY: set it" in ran.output) == (2, True)
