@@ -173,7 +173,7 @@ ONE_KEY: Final = (
 )
 CLOSED: Final = "once a closing is recorded nothing is confirmed"
 CLOSING_FIRST: Final = "the recorded PaymentIntent is canceled only after a closing was recorded"
-DUE: Final = "an open charge always has a due_at, and a final one never"
+DUE: Final = "a charge of which something is left to do has a due_at, and no other"
 ALIVE: Final = "left alone, every charge becomes final, or waits for somebody who is named"
 FOUND: Final = "money that we moved is found, and no PaymentIntent that a list had shown is left open"
 
@@ -200,6 +200,9 @@ UNPAID_STATUSES: Final = frozenset({Status.DECLINED, Status.CANCELED, Status.PAI
 CHOICES: Final = {
     Chosen(act=Act.RETRY, actor="operator"): "Somebody has it tried again",
     Chosen(act=Act.PAYMENT_METHOD, actor="customer", payment_method=OTHER_CARD): "The customer gives another card",
+    Chosen(
+        act=Act.PAYMENT_METHOD, actor="customer", payment_method=OTHER_CARD, return_url="https://page.test"
+    ): "The customer gives another card on the page",
     Chosen(act=Act.CANCEL, actor="caller"): "Somebody cancels the charge",
     Chosen(act=Act.OUT_OF_BAND, actor="operator"): "The customer pays in cash",
 }
@@ -297,7 +300,7 @@ class World:
 
     def _delivery_starts(self, state: State) -> Iterator[Step]:
         """`Charger._take_up`: by a task, by the sweep, or by a caller who repeats the request."""
-        if state.ledger.it.final and not state.ledger.it.orphans:
+        if state.ledger.it.done:
             return
         decided = self._decide(state.ledger, self._keep(Woken()))
         run = Run(Saving(None), decided.charge, state.ledger, learned=(self._keep(Woken()),))
@@ -557,7 +560,7 @@ class World:
         ledger, at_stripe = state.ledger.it, state.stripe.it
         if at_stripe.paid > 1:
             return ONCE
-        if ledger.final != (ledger.due_at is None):
+        if ledger.done != (ledger.due_at is None):
             return DUE
         recorded = ledger.payment_intent
         if ledger.status is Status.SUCCEEDED and (
@@ -657,7 +660,7 @@ class World:
 
     def _leased(self, charge: Charge) -> Charge:
         """`Charger._leased`, but for the lease itself."""
-        return dataclasses.replace(charge, due_at=None if charge.final else NOW + LIMITS.lease)
+        return dataclasses.replace(charge, due_at=None if charge.done else NOW + LIMITS.lease)
 
     def _record(self, charge: Charge) -> Record:
         return self._keep(passed(charge, JUST_NOW))
