@@ -51,11 +51,9 @@ def main() -> int:
 
 def line(explored: Explored) -> str:
     """Say in a line what an exploration came to."""
-    bound = explored.bound
-    stranger = ", a payment with copied metadata" if bound.stranger else ""
-    within = f"{bound.payment_method}: {bound.faults} faults, {bound.acts} acts, {bound.runs} at once{stranger}"
     end = "" if explored.complete else f" (BROKEN: {explored.broken})" if explored.broken else " (not all)"
-    return f"{explored.states:9,} {explored.transitions:10,} {explored.depth:4} {explored.seconds:8.1f}  {within}{end}"
+    size = f"{explored.states:9,} {explored.transitions:10,} {explored.depth:4} {explored.seconds:8.1f}"
+    return f"{size}  {explored.bound}{end}"
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ UNREAD: Final[Mapping[str, Any]] = {
     "epoch": 0,
     "lease_owner": "",  # The lease is economy: here any delivery may start at any time.
     "lease_until": None,
+    "sweeps": 0,
+    "swept_until": None,
     "created_at": NOW,
     "updated_at": NOW,
     "succeeded_at": None,

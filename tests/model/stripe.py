@@ -322,6 +322,7 @@ def _runs(stripe: Stripe, key: Key, *, late: bool = False) -> Iterator[Way]:
         yield Way(f"creates {made.names[-1]}", made, _answer(made, key, made.names[-1]))
         return
     assert key.payment_intent is not None, "it acts on a PaymentIntent"
+    assert key.operation in {"confirm", "cancel"}, "no other PaymentIntent takes money, so none is refunded"
     name = key.payment_intent
     intent = stripe.intent(name)
     if not intent.confirmable:  # As in: canceling, too, is refused once it is paid, canceled or with the bank.
@@ -337,7 +338,8 @@ def _runs(stripe: Stripe, key: Key, *, late: bool = False) -> Iterator[Way]:
 
 
 def _confirms(stripe: Stripe, key: Key, name: str) -> Iterator[Way]:
-    payment_method = json.loads(key.parameters)["payment_method"]
+    parameters = json.loads(key.parameters)
+    payment_method = parameters["payment_method"]
     if payment_method in {CARD, OTHER_CARD, FLAKY_CARD}:
         paid = _set(stripe, name, Seen.SUCCEEDED, mover=US)
         yield Way(f"takes the money by {name}", paid, _answer(paid, key, name))
@@ -350,6 +352,7 @@ def _confirms(stripe: Stripe, key: Key, name: str) -> Iterator[Way]:
     if payment_method == STRICT_CARD:
         asked = _set(stripe, name, Seen.UNCONFIRMED, AUTHENTICATE, mover=US)
         yield Way("declines it without the customer", asked, _answer(asked, key, name, Seen.AUTHENTICATION_REQUIRED))
+    if payment_method == STRICT_CARD or "return_url" in parameters:
         waits = _set(stripe, name, Seen.ACTION_REQUIRED, mover=US)
         yield Way("waits for the customer", waits, _answer(waits, key, name))
     if payment_method == BANK_DEBIT:

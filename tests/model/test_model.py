@@ -1,5 +1,6 @@
 """The model holds every promise within its bounds, and notices each rule that is switched off."""
 
+import dataclasses
 from typing import Final
 
 import pytest
@@ -7,16 +8,15 @@ import pytest
 from tests.model import world
 from tests.model.mutants import MUTANTS, Mutant
 from tests.model.search import Search
-from tests.model.stripe import BANK_DEBIT, CARD, FLAKY_CARD, STRICT_CARD
+from tests.model.stripe import BANK_DEBIT, CARD, STRICT_CARD
 from tests.model.world import EXCLUDED, Bound, World
 
-SPACES: Final = (  # Each with the states that it has, to the thousand below.
+SPACES: Final = (  # Each with how many states it has at least.
     (Bound(payment_method=CARD, faults=1, acts=1, runs=1), 70_000),
     (Bound(payment_method=CARD, faults=0, acts=1, runs=2), 110_000),
     (Bound(payment_method=CARD, faults=0, acts=0, runs=2, stranger=True), 1),
     (Bound(payment_method=BANK_DEBIT, faults=1, acts=0, runs=1), 1),
     (Bound(payment_method=STRICT_CARD, faults=1, acts=0, runs=1), 1),
-    (Bound(payment_method=FLAKY_CARD, faults=1, acts=0, runs=1), 1),
 )
 
 
@@ -61,17 +61,11 @@ def test_a_confirm_may_be_under_way_while_the_customer_is_on_the_page() -> None:
 @pytest.mark.xfail(reason="the policy settles a create by a 400 that says nothing of an earlier copy of it")
 def test_a_create_that_is_refused_may_have_been_carried_out_before() -> None:
     """Its PaymentIntent is found before another is made."""
-    _explore_without(world.REFUSED_CREATE, Bound(payment_method=CARD, faults=1, acts=1, runs=2))
+    _explore_without(world.REFUSED_CREATE, Bound(payment_method=CARD, faults=2, acts=1, runs=1))
 
 
 def _explore_without(left_out: str, bound: Bound) -> None:
     """Explore a bound as it is, what is otherwise left out with it."""
-    everything = Bound(
-        payment_method=bound.payment_method,
-        faults=bound.faults,
-        acts=bound.acts,
-        runs=bound.runs,
-        excluded=EXCLUDED - {left_out},
-    )
+    everything = dataclasses.replace(bound, excluded=EXCLUDED - {left_out})
     explored = Search(World(everything)).run(states_at_most=120_000)
     assert explored.broken is None, "\n".join([explored.broken or "", *explored.trace])

@@ -154,6 +154,10 @@ class Bound:
     stranger: bool = False
     excluded: frozenset[str] = EXCLUDED
 
+    def __str__(self) -> str:
+        stranger = ", a payment with copied metadata" if self.stranger else ""
+        return f"{self.payment_method}: {self.faults} faults, {self.acts} acts, {self.runs} at once{stranger}"
+
 
 # --- The promises -----------------------------------------------------------------------------------------------------
 
@@ -169,7 +173,7 @@ ONE_KEY: Final = (
 )
 CLOSED: Final = "once a closing is recorded nothing is confirmed"
 CLOSING_FIRST: Final = "the recorded PaymentIntent is canceled only after a closing was recorded"
-DUE: Final = "an open charge always has a due_at, and a final one never"
+DUE: Final = "a charge of which something is left to do has a due_at, and no other"
 ALIVE: Final = "left alone, every charge becomes final, or waits for somebody who is named"
 FOUND: Final = "money that we moved is found, and no PaymentIntent that a list had shown is left open"
 
@@ -196,6 +200,9 @@ UNPAID_STATUSES: Final = frozenset({Status.DECLINED, Status.CANCELED, Status.PAI
 CHOICES: Final = {
     Chosen(act=Act.RETRY, actor="operator"): "Somebody has it tried again",
     Chosen(act=Act.PAYMENT_METHOD, actor="customer", payment_method=OTHER_CARD): "The customer gives another card",
+    Chosen(
+        act=Act.PAYMENT_METHOD, actor="customer", payment_method=OTHER_CARD, return_url="https://page.test"
+    ): "The customer gives another card on the page",
     Chosen(act=Act.CANCEL, actor="caller"): "Somebody cancels the charge",
     Chosen(act=Act.OUT_OF_BAND, actor="operator"): "The customer pays in cash",
 }
@@ -293,7 +300,7 @@ class World:
 
     def _delivery_starts(self, state: State) -> Iterator[Step]:
         """`Charger._take_up`: by a task, by the sweep, or by a caller who repeats the request."""
-        if state.ledger.it.final and not state.ledger.it.orphans:
+        if state.ledger.it.done:
             return
         decided = self._decide(state.ledger, self._keep(Woken()))
         run = Run(Saving(None), decided.charge, state.ledger, learned=(self._keep(Woken()),))
@@ -464,14 +471,17 @@ class World:
 
     def _short_time_passes(self, state: State) -> Iterator[Step]:
         """Two minutes, in which the leases end. Or the sweep makes a task, which is a write and nothing else."""
-        late = _sorted(tuple(self._keep(dataclasses.replace(run.it, late=True)) for run in state.runs))
-        if late != state.runs and state.faults < self.bound.faults:
+        if state.faults < self.bound.faults and not all(run.it.late for run in state.runs):
+            late = _sorted(tuple(self._keep(dataclasses.replace(run.it, late=True)) for run in state.runs))
             stalled = state._replace(runs=late, faults=state.faults + 1)
             yield Step("Whoever is at work stalls until the lease is over.", stalled)
         due_at = state.ledger.it.due_at
         if due_at is not None and due_at <= NOW:
-            swept = dataclasses.replace(state.ledger.it, due_at=NOW + deliver.SWEEP_AGAIN)
-            yield self._write("The sweep makes a task.", state, None, None, self._record(swept))
+            key = ("swept", state.ledger)
+            if key not in self._written:
+                swept = dataclasses.replace(state.ledger.it, due_at=NOW + deliver.SWEEP_AGAIN)
+                self._written[key] = self._record(swept)
+            yield self._write("The sweep makes a task.", state, None, None, self._written[key])
 
     def _events(self, state: State) -> Iterator[Step]:
         if state.stripe not in self._may_come:
@@ -550,7 +560,7 @@ class World:
         ledger, at_stripe = state.ledger.it, state.stripe.it
         if at_stripe.paid > 1:
             return ONCE
-        if ledger.final != (ledger.due_at is None):
+        if ledger.done != (ledger.due_at is None):
             return DUE
         recorded = ledger.payment_intent
         if ledger.status is Status.SUCCEEDED and (
@@ -650,7 +660,7 @@ class World:
 
     def _leased(self, charge: Charge) -> Charge:
         """`Charger._leased`, but for the lease itself."""
-        return dataclasses.replace(charge, due_at=None if charge.final else NOW + LIMITS.lease)
+        return dataclasses.replace(charge, due_at=None if charge.done else NOW + LIMITS.lease)
 
     def _record(self, charge: Charge) -> Record:
         return self._keep(passed(charge, JUST_NOW))
