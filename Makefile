@@ -15,7 +15,7 @@ PIP_AUDIT := .cache/pip-audit/.installed-$(PIP_AUDIT_VERSION)
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: bench bundle chromium help demo local faults test check audit words setup lock clean
+.PHONY: bench bundle chromium help demo local faults model test check audit words setup lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,9 +31,12 @@ faults: $(PACKAGES)  ## Let one storm blow over Paidonce and other ways to charg
 
 test: setup  ## Run every test, and check what they cover
 	.venv/bin/python -m pytest -n 2 tests/crash_points  # Apart: counting lines would double its minute.
-	.venv/bin/python -m pytest -n 2 --dist worksteal --cov --cov-report= --ignore tests/crash_points
+	.venv/bin/python -m pytest -n 2 --dist worksteal --cov --cov-report= --ignore tests/crash_points --ignore tests/model
 	.venv/bin/coverage report --include 'shared/charge.py,shared/policy.py' --fail-under 100
 	.venv/bin/coverage report --omit 'shared/charge.py,shared/policy.py' --fail-under 95
+
+model: $(PACKAGES)  ## Explore the policy with everything that can happen, and switch each rule off (minutes)
+	.venv/bin/python -m pytest -n 2 tests/model
 
 check: $(PACKAGES)  ## Lint, check the format and the types
 	.venv/bin/ruff check

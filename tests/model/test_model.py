@@ -20,7 +20,7 @@ SPACES: Final = (  # Each with how many states it has at least.
 )
 
 
-@pytest.mark.parametrize(("bound", "states"), SPACES, ids=str)
+@pytest.mark.parametrize(("bound", "states"), SPACES, ids=[f"{n}" for n in range(len(SPACES))])
 def test_every_promise_holds_whatever_happens(bound: Bound, states: int) -> None:
     """All that may happen within the bound is explored, to its end."""
     explored = Search(World(bound)).run()
