@@ -30,13 +30,13 @@ faults: $(PACKAGES)  ## Let one storm blow over Paidonce and other ways to charg
 	@.venv/bin/python -m tests.peers --charges $(or $(N),1000)
 
 test: setup  ## Run every test, and check what they cover
-	.venv/bin/python -m pytest -n 2 tests/crash_points  # Apart: counting lines would double its minute.
+	.venv/bin/python -m pytest -n 2 --dist worksteal tests/crash_points tests/model  # Apart: counting lines would double their minutes.
 	.venv/bin/python -m pytest -n 2 --dist worksteal --cov --cov-report= --ignore tests/crash_points --ignore tests/model
 	.venv/bin/coverage report --include 'shared/charge.py,shared/policy.py' --fail-under 100
 	.venv/bin/coverage report --omit 'shared/charge.py,shared/policy.py' --fail-under 95
 
-model: $(PACKAGES)  ## Explore the policy with everything that can happen, and switch each rule off (minutes)
-	.venv/bin/python -m pytest -n 2 tests/model
+model: $(PACKAGES)  ## Explore everything that can happen to a charge, millions of states, and say what held (minutes)
+	@.venv/bin/python -m tests.model
 
 check: $(PACKAGES)  ## Lint, check the format and the types
 	.venv/bin/ruff check

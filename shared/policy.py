@@ -301,6 +301,10 @@ RAN_NOTHING: Final = frozenset({               # This send did nothing. Of earli
     Seen.UNAUTHORIZED, Seen.KEY_IN_USE, Seen.LIMITED, Seen.INVALID, Seen.MISSING_OBJECT, Seen.MISSING_PAYMENT_INTENT,
 })
 REFUSED: Final = frozenset({Seen.INVALID, Seen.MISSING_OBJECT, Seen.MISSING_PAYMENT_INTENT})
+SAVED: Final = frozenset({                     # What ran to its end under the key, and is its answer for every send.
+    *STATE, Seen.DECLINED, Seen.AUTHENTICATION_REQUIRED, Seen.TRANSIENT_DECLINE, Seen.DUPLICATE_TRANSACTION,
+    Seen.UNEXPECTED_STATE,
+})
 LEARNED_NOTHING: Final = frozenset({Seen.UNAUTHORIZED, Seen.KEY_IN_USE, Seen.LIMITED, Seen.NO_REPLY})
 OF_A_REFUND: Final = frozenset({Seen.REFUNDED, Seen.REFUND_FAILED})
 SHOWN: Final = frozenset({*STATE, Seen.UNCONFIRMED})             # Read off a PaymentIntent, so worth nothing without it.
@@ -690,12 +694,17 @@ def doubtful_until(charge: Charge, now: datetime) -> datetime | None:
     ends = [
         attempt.first_sent_at + KEY_LIFE
         for attempt in charge.attempts
-        if attempt.standing is Standing.BURNT and attempt.first_sent_at is not None
+        if attempt.first_sent_at is not None and (attempt.standing is Standing.BURNT or _settled_by_a_look(attempt))
     ]
     if charge.restored_at is not None:
         ends.append(charge.restored_at + KEY_LIFE)
     last = max(ends, default=None)
     return last if last is not None and now < last else None
+
+
+def _settled_by_a_look(attempt: Attempt) -> bool:
+    """Whether it was settled by what the PaymentIntent showed, which may have been another's doing: the customer's."""
+    return attempt.settled and attempt.unanswered > 0 and attempt.outcome in SHOWN - NEVER_STALE
 
 
 def money_may_move(charge: Charge) -> bool:
@@ -940,6 +949,8 @@ def _answered(charge: Charge, answer: Answered, now: datetime) -> Decision:
     if request is not None and request.operation == "refund":
         return _refund_answered(charge, request, answer, now)
     if request is None or request.settled or charge.final:
+        if request is not None and not charge.final and answer.seen in SAVED and request.unanswered:
+            charge = charge.with_request(dataclasses.replace(request, unanswered=0))  # A look was quicker.
         return _late_answer(charge, answer, now)
     if request.standing is Standing.BURNT and answer.seen not in NEVER_STALE:
         return _continue(charge)
@@ -966,8 +977,8 @@ def _as_fits(answer: Answered, operation: str) -> Answered:
 def _explained(request: Request, answer: Answered) -> Request:
     """Return the request with what an answer tells about its sends."""
     unanswered = request.unanswered - (1 if answer.seen in RAN_NOTHING and request.unanswered else 0)
-    if answer.replayed and answer.seen in REFUSED:
-        unanswered = 0  # What was saved under the key was this refusal: it explains every send.
+    if answer.seen in SAVED or (answer.replayed and answer.seen in REFUSED):
+        unanswered = 0  # It explains every send.
     error, request_id = answer.error or request.error, answer.request_id or request.request_id
     return dataclasses.replace(request, unanswered=unanswered, error=error, request_id=request_id)
 
@@ -1525,6 +1536,9 @@ def _chosen(charge: Charge, choice: Chosen, now: datetime) -> Decision:
     if charge.payment_intent is None:
         # Who tries again in the face of a PaymentIntent that nobody could explain has found it harmless.
         cleared = charge.create.standing is Standing.BURNT and any(d.kind == UNEXPLAINED for d in charge.discrepancies)
+        if charge.create.settled and charge.create.unanswered > 0:
+            # It was refused; an earlier send of it was perhaps not.
+            return _go_on(_resumed(_burn(charge, dataclasses.replace(charge.create, outcome=None), now)))
         as_written = charge.create.outcome is None and not cleared
         return _go_on(_resumed(charge if as_written else _with_new_create(charge, _create_number(charge) + 1)))
     attempt = charge.open_attempt

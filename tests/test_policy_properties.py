@@ -180,7 +180,7 @@ class Stripe(Script):
         assert [attempt.number for attempt in after.attempts] == list(range(1, len(after.attempts) + 1))
         assert before.payment_intent in {None, after.payment_intent}
         assert before.status is not Status.SUCCEEDED or after == dataclasses.replace(
-            before, orphans=after.orphans, discrepancies=after.discrepancies
+            before, orphans=after.orphans, discrepancies=after.discrepancies, refunds=after.refunds
         )
         if before.final:
             assert after.status in {before.status, Status.SUCCEEDED}

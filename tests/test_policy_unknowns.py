@@ -292,12 +292,22 @@ def test_past_the_horizon_an_unconfirmed_attempt_counts_as_not_paid() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(CARD_DECLINED, Status.DECLINED), (ASKS_FOR_THE_CUSTOMER, Status.ACTION_REQUIRED)]
+    ("error", "at_first", "status"),
+    [
+        (CARD_DECLINED, Status.UNKNOWN, Status.DECLINED),
+        (ASKS_FOR_THE_CUSTOMER, Status.ACTION_REQUIRED, Status.ACTION_REQUIRED),
+    ],
 )
-def test_past_the_horizon_what_the_bank_had_said_is_told(error: Failure, status: Status) -> None:
-    """The answer got lost; the PaymentIntent remembers it, and nobody's card is tried again unasked."""
+def test_past_the_horizon_what_the_bank_had_said_is_told(error: Failure, at_first: Status, status: Status) -> None:
+    """The answer got lost; the PaymentIntent remembers it, and nobody's card is tried again unasked.
+
+    A decline only once the key is past its life: until then Stripe may carry out what it had answered with a 500.
+    """
     script = answered(Seen.NO_REPLY)
     script.now = START + policy.KEY_HORIZON + QUARANTINE
+    script.look(Seen.UNCONFIRMED, last_error=error)
+    assert script.status() is at_first
+    script.now = START + policy.KEY_LIFE
     script.look(Seen.UNCONFIRMED, last_error=error)
     assert script.status() is status
     assert script.charge.last_error == error
@@ -542,6 +552,35 @@ def test_a_refusal_does_not_explain_an_earlier_send_that_timed_out(seen: Seen) -
     assert script.status() is Status.UNKNOWN
 
 
+def test_a_refused_create_is_looked_for_before_another_where_an_earlier_send_is_unexplained() -> None:
+    """The copy that timed out may have made the PaymentIntent: it is adopted, and no second one is made."""
+    script = Script()
+    script.reply(Seen.NO_REPLY)
+    script.reply(Seen.INVALID)
+    assert script.status() is Status.BLOCKED
+
+    script.choose(Act.RETRY)
+    script.listed(intent(script.charge))
+
+    assert script.charge.payment_intent == OURS
+    assert script.send().operation == "confirm"
+
+
+def test_a_refused_create_that_made_nothing_gets_the_next_create_key() -> None:
+    """The list shows none; one that was refused at its first send needs no list."""
+    script = Script()
+    script.reply(Seen.NO_REPLY)
+    script.reply(Seen.INVALID)
+    script.choose(Act.RETRY)
+    script.listed()
+    assert script.send().idempotency_key == f"pio-{script.charge.id}-create-2"
+
+    script = Script()
+    script.reply(Seen.INVALID)
+    script.choose(Act.RETRY)
+    assert script.send().idempotency_key == f"pio-{script.charge.id}-create-2"
+
+
 # --- idempotency_error ----------------------------------------------------------------------------------------------
 
 
@@ -649,6 +688,32 @@ def test_a_customer_who_fails_to_authenticate_is_told_and_one_who_has_not_yet_is
         script.waited()
         script.look(Seen.UNCONFIRMED, last_error=ASKS_FOR_THE_CUSTOMER)
         assert script.status() is Status.ACTION_REQUIRED
+    script.look(Seen.UNCONFIRMED, last_error=CARD_DECLINED)
+    assert script.status() is Status.DECLINED
+
+
+def test_a_page_shown_while_our_own_confirm_is_unexplained_is_not_its_answer() -> None:
+    """What the PaymentIntent shows may be the customer's doing; our confirm may still arrive, and charge."""
+    script = confirming()
+    script.answer(Seen.NO_REPLY)
+    script.fetched(Seen.ACTION_REQUIRED)
+    assert script.status() is Status.ACTION_REQUIRED
+
+    script.wake(MINUTE)
+    script.look(Seen.UNCONFIRMED, last_error=CARD_DECLINED)
+    assert script.status() is Status.UNKNOWN
+    script.now = START + policy.KEY_LIFE
+    script.look(Seen.UNCONFIRMED, last_error=CARD_DECLINED)
+    assert script.status() is Status.DECLINED
+
+
+def test_the_answer_that_comes_after_a_look_explains_the_confirm_and_the_decline_is_told_at_once() -> None:
+    """An event is often quicker than the answer: it was looked at, and that answer says the same a moment later."""
+    script = confirming()
+    script.fetched(Seen.ACTION_REQUIRED)
+    script.answer(Seen.ACTION_REQUIRED)
+
+    script.wake(MINUTE)
     script.look(Seen.UNCONFIRMED, last_error=CARD_DECLINED)
     assert script.status() is Status.DECLINED
 

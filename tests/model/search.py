@@ -11,7 +11,7 @@ from shared import deliver, policy
 from shared.charge import Party, Seen, Status
 from tests.model.moments import JUMPS, NOW
 from tests.model.stripe import US
-from tests.model.world import ALIVE, FOUND, REFUSED_CREATE, Bound, Kept, Run, State, Step, World
+from tests.model.world import ALIVE, FOUND, Bound, Kept, Run, State, Step, World
 
 
 @dataclass(kw_only=True)
@@ -150,10 +150,6 @@ class Search:
             return FOUND
         if charge.final or charge.payment_intent is None:
             return None  # What is left then, the audit cancels; it was never confirmed.
-        if REFUSED_CREATE in self.world.bound.excluded and any(
-            key.operation == "create" and key.refused for key in at_stripe.keys
-        ):
-            return None
         for name in at_stripe.names:
             intent = at_stripe.intent(name)
             if name != charge.payment_intent and intent.state is not Seen.CANCELED and not intent.late:

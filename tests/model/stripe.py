@@ -64,7 +64,6 @@ class Key:
     saved: Answered | None = None
     in_flight: int = 0  # Copies of the request that are still on their way, given up on by who sent them.
     later: bool = False  # A 500 was saved, and Stripe may still carry the request out.
-    refused: bool = False  # A copy of it was answered 400 before it ran.
 
 
 @dataclass(frozen=True)
@@ -184,9 +183,8 @@ def fails(stripe: Stripe, request: Request) -> Iterator[Way]:
         (Seen.SERVER_ERROR, "answers 502 without having run it"),
     ):
         yield Way(says, known, dataclasses.replace(answer, seen=seen))
-    refused = stripe.with_key(dataclasses.replace(key, refused=True))
     invalid = dataclasses.replace(answer, seen=Seen.INVALID)
-    yield Way("answers 400 before it runs anything: our new release sends it something wrong", refused, invalid)
+    yield Way("answers 400 before it runs anything: our new release sends it something wrong", known, invalid)
     if key.saved is not None:
         drifted = dataclasses.replace(answer, seen=Seen.PARAMETERS_DRIFTED)
         yield Way("answers 400 idempotency_error: our new release writes it otherwise", known, drifted)
@@ -210,11 +208,10 @@ def in_use(stripe: Stripe, request: Request) -> Way:
 # --- Stripe, the bank and the customer by themselves ------------------------------------------------------------------
 
 
-def by_itself(stripe: Stripe, *, debit: bool, excluded: frozenset[str]) -> Iterator[Way]:
-    """What may happen at any moment, without a word to us. `excluded`: keys that do nothing any more."""
+def by_itself(stripe: Stripe, *, debit: bool) -> Iterator[Way]:
+    """What may happen at any moment, without a word to us."""
     for key in stripe.keys:
-        if key.name not in excluded:
-            yield from _catches_up(stripe, key)
+        yield from _catches_up(stripe, key)
     for name in stripe.names:
         yield from _moves_on(stripe, name, debit=debit)
 

@@ -4,6 +4,15 @@ The policy is the product's own (`shared/policy.py`), and so is the rule about s
 The rest of `shared/deliver.py` is re-stated here, cut where something may come between; each part names its original.
 What is put together cannot be told apart: reading the ledger and starting; learning an answer and choosing what to do
 next; a write that goes on until no other comes between (`_save`, `act`, `observe`).
+
+Modelled: calls and answers that are lost, late, or end in any error; keys saved, replayed, running and forgotten;
+events lost, late, twice and out of order; a process that dies or stalls between any two steps; a write whose answer is
+lost (as a death before or after it); deliveries at once, without the help of the lease; callers who repeat; every act;
+the bank; the customer on the page; somebody in Stripe's Dashboard; a list that lags.
+
+Not modelled: the insert, and a charge given up before it; restores; refunds, for no other PaymentIntent takes money
+here; reads by id that lag, which Stripe rules out; exceptions of our own; notices; a schedule of retries; holds. There
+is no audit to help, either.
 """
 
 import dataclasses
@@ -15,8 +24,6 @@ from typing import Final, Generic, NamedTuple, TypeVar
 from shared import deliver, policy
 from shared.charge import (
     Act,
-    Answered,
-    Attempt,
     Charge,
     Chosen,
     Fetched,
@@ -34,7 +41,7 @@ from shared.charge import (
 from shared.policy import Fetch, List, Send, Then
 from tests.model import stripe
 from tests.model.moments import JUMPS, JUST_NOW, LIMITS, NOW, passed
-from tests.model.stripe import CHARGE_ID, CUSTOMER, OTHER_CARD, STRANGER, US, Key, Stripe, Way, short
+from tests.model.stripe import CHARGE_ID, CUSTOMER, OTHER_CARD, STRANGER, US, Stripe, Way, short
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -127,22 +134,6 @@ class Decided(NamedTuple):
     refusal: str | None
 
 
-# --- What is left out, because the policy breaks a promise there ------------------------------------------------------
-#
-# Each has a test that is expected to fail (`test_model.py`). Once the policy is mended, that test says so: then the
-# name goes from EXCLUDED, and with it the code that asks for it.
-
-SETTLED_BY_A_LOOK: Final = "a confirm is carried out that a look has settled, not its own answer"
-"""A look shows `requires_action` or `processing`, which is the customer's doing on the page; or it shows nothing past
-the horizon, an hour before the key is forgotten. The attempt is settled by that, though it may be on its way still, or
-have been answered 500 and not yet be carried out. Then a decline is told, and then the money moves."""
-
-REFUSED_CREATE: Final = "a create is answered 400 although an earlier copy of it may have run"
-"""It is settled by that, and tried again under a new key without a list: the first PaymentIntent is left open."""
-
-EXCLUDED: Final = frozenset({SETTLED_BY_A_LOOK, REFUSED_CREATE})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Bound:
     """How much may go wrong, and from where it starts."""
@@ -152,7 +143,6 @@ class Bound:
     acts: int
     runs: int = 2
     stranger: bool = False
-    excluded: frozenset[str] = EXCLUDED
 
     def __str__(self) -> str:
         stranger = ", a payment with copied metadata" if self.stranger else ""
@@ -194,7 +184,6 @@ PROMISES: Final = (
 )
 
 NONE: Final[frozenset[str]] = frozenset()
-SHOWN_BY_A_LOOK: Final = frozenset({Seen.UNCONFIRMED, Seen.ACTION_REQUIRED, Seen.PROCESSING})
 UNPAID_STATUSES: Final = frozenset({Status.DECLINED, Status.CANCELED, Status.PAID_OUT_OF_BAND})
 
 CHOICES: Final = {
@@ -336,10 +325,6 @@ class World:
                     for after in self._following(run, Then.LATER, policy.FIRST_WAIT):
                         yield self._step("{run} sends nothing: its lease is over.", state, kept, after)
                     return
-                if request.idempotency_key in self._excluded(state):
-                    lost = Answered(idempotency_key=request.idempotency_key, seen=Seen.NO_REPLY)
-                    yield from self._sends(state, kept, (Way("never gets it", state.stripe.it, lost),))
-                    return
                 yield from self._sends(state, kept, self._arrives(state.stripe, request))
                 if self._twin_runs(state, kept, request):
                     yield from self._sends(state, kept, (stripe.in_use(state.stripe.it, request),))
@@ -453,7 +438,7 @@ class World:
         worse = state._replace(faults=state.faults + 1)
         yield self._step("{run} dies.", worse, kept, None)
         match run.following:
-            case Sending(request=request) if not run.late and request.idempotency_key not in self._excluded(state):
+            case Sending(request=request) if not run.late:
                 ways = self._fails(state.stripe, request)
                 yield from self._sends(state, kept, ways, faults=1)
                 says = f"{{run}} dies as it sends {short(request.idempotency_key)}, which may be on its way."
@@ -502,30 +487,12 @@ class World:
             yield self._write(f"{says} and is recorded ({_told(ledger.it)}).", state, None, None, ledger)
 
     def _stripe_by_itself(self, state: State) -> Iterator[Step]:
-        excluded = self._excluded(state)
-        key = ("by itself", state.stripe, excluded)
+        key = ("by itself", state.stripe)
         if key not in self._ways:
             debit = self.bound.payment_method == stripe.BANK_DEBIT
-            self._ways[key] = tuple(stripe.by_itself(state.stripe.it, debit=debit, excluded=excluded))
+            self._ways[key] = tuple(stripe.by_itself(state.stripe.it, debit=debit))
         for way in self._ways[key]:
             yield Step(way.says, state._replace(stripe=self._keep(way.stripe)))
-
-    def _excluded(self, state: State) -> frozenset[str]:
-        """Name the keys that do nothing any more: see `SETTLED_BY_A_LOOK`."""
-        if SETTLED_BY_A_LOOK not in self.bound.excluded:
-            return NONE
-        return frozenset(
-            attempt.idempotency_key
-            for attempt in state.ledger.it.attempts
-            if self._by_a_look(attempt, state.stripe.it.key(attempt.idempotency_key))
-        )
-
-    def _by_a_look(self, attempt: Attempt, key: Key | None) -> bool:
-        """Whether a look has settled this attempt, or would: past the horizon it does."""
-        answered = key is not None and key.saved is not None and key.saved.seen is not Seen.SERVER_ERROR
-        shown = attempt.settled and attempt.outcome in SHOWN_BY_A_LOOK
-        old = key is not None and NOW - key.first_sent >= policy.KEY_HORIZON
-        return attempt.standing is not Standing.BURNT and not answered and (shown or old)
 
     # --- What people do -----------------------------------------------------------------------------------------------
 
@@ -579,14 +546,12 @@ class World:
             for intent in at_stripe.intents
         ):
             return True
-        excluded = self._excluded(state)
         about_to_send = [
             dataclasses.replace(stripe.used(at_stripe, run.it.following.request), in_flight=1)
             for run in state.runs
             if isinstance(run.it.following, Sending) and not run.it.late
         ]
-        on_their_way = [key for key in (*at_stripe.keys, *about_to_send) if key.name not in excluded]
-        return any(stripe.may_move_money(at_stripe, key) for key in on_their_way)
+        return any(stripe.may_move_money(at_stripe, key) for key in (*at_stripe.keys, *about_to_send))
 
     def _broken_by_sending(self, state: State, request: Request) -> str | None:
         """Name the promise that is broken as a request leaves."""
@@ -610,10 +575,10 @@ class World:
 
     def _another_key_is_live(self, state: State, request: Request) -> bool:
         """Whether an earlier key may still take money although nothing allows a new one."""
-        ledger, excluded = state.ledger.it, self._excluded(state)
+        ledger = state.ledger.it
         for key in state.stripe.it.keys:
             young = NOW - key.first_sent < policy.KEY_HORIZON
-            other = key.name != request.idempotency_key and key.name not in excluded
+            other = key.name != request.idempotency_key
             if other and young and stripe.may_move_money(state.stripe.it, key):
                 earlier = ledger.request(key.name)
                 burnt_at = earlier.burnt_at if earlier is not None and earlier.standing is Standing.BURNT else None
