@@ -11,9 +11,9 @@ import stripe
 
 from shared import answer, log, wiring
 from shared.answer import Answer
-from shared.answers import CardGiven, read_card_given, read_event
+from shared.answers import read_card_given, read_event
 from shared.api import Problem
-from shared.checkout import Unreachable, take_card
+from shared.checkout import Unreachable, hear_of_card
 from shared.deliver import LookUnavailable
 
 TOLERANCE: Final = timedelta(minutes=5)  # Stripe's own libraries' default: an older signature may be a replay.
@@ -39,36 +39,18 @@ def webhook(request: flask.Request) -> Answer:
     except ValueError as error:
         log.error("a signed event cannot be read")
         raise Problem(400, "event-unreadable", "The signed body is not an event of Stripe's.") from error
-    if event is None:
-        given = read_card_given(body)
-        if given is not None:
-            return _card_given(given)
-        return answer.as_json({"result": "about nothing that we keep"}, 200)
+    result = "about nothing that we keep"
     try:
-        result = parts.charger.observe(event)
-    except LookUnavailable as error:
-        raise Problem(
-            503, "stripe-unavailable", "The PaymentIntent could not be read; send the event again."
-        ) from error
-    log.info("event", type=event.type, payment_intent=event.payment_intent.id, result=result)
+        if event is not None:
+            result = parts.charger.observe(event)
+            log.info("event", type=event.type, payment_intent=event.payment_intent.id, result=result)
+        elif (given := read_card_given(body)) is not None:
+            result = hear_of_card(parts.charger, parts.checkout, given)
+            log.info("card given", charge=given.charge_id, result=result)
+    except (LookUnavailable, Unreachable) as error:
+        detail = "Stripe could not be asked about it, or the charge is in hand; send the event again."
+        raise Problem(503, "stripe-unavailable", detail) from error
     return answer.as_json({"result": result}, 200)
-
-
-def _card_given(given: CardGiven) -> Answer:
-    """Take the card that a customer has entered on Stripe's page, if their way back to ours did not."""
-    parts = wiring.parts("webhook")
-    try:
-        outcome = take_card(parts.charger, parts.checkout, given.charge_id, given.session, return_url=None)
-    except Unreachable as error:
-        raise Problem(503, "stripe-unavailable", "The session could not be read; send the event again.") from error
-    if outcome is None:
-        return answer.as_json({"result": "not ours"}, 200)
-    charge = outcome.charge
-    later = outcome.busy or (outcome.refusal is not None and not charge.final and charge.closing is None)
-    log.info("card given", charge=charge.id, status=charge.status, later=later)
-    if later:  # What is under way has to end first.
-        raise Problem(503, "in-hand", "The charge cannot take a card just now; send the event again.")
-    return answer.as_json({"result": f"recorded: {charge.status}"}, 200)
 
 
 def _signed(raw: bytes, header: str, secrets: tuple[str, ...], now: datetime) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from shared import log
-from shared.answers import CHARGE_ID_KEY
+from shared.answers import CHARGE_ID_KEY, CardGiven
 from shared.charge import Act, Charge, Chosen
 from shared.deliver import Charger, Outcome
 from shared.gateway import STRIPE_API_VERSION, Gateway, Heard
@@ -32,7 +32,7 @@ PASSING: Final = frozenset({401, 403, 409, 429})  # Refusals that say nothing ab
 
 
 class Unreachable(Exception):
-    """Stripe did not answer, or not as it should: later it may."""
+    """Stripe did not answer, or not as it should, or the charge is in hand: later it may."""
 
 
 class Refused(Exception):
@@ -186,6 +186,21 @@ def take_card(
             return outcome
         charge = outcome.charge
     return Outcome(charge=charge, existed=True, busy=True)
+
+
+def hear_of_card(charger: Charger, checkout: Checkout, given: CardGiven) -> str:
+    """Let the charge take the card that an event tells of, if the customer's way back did not. Returns what came of it.
+
+    Raises LedgerUnavailable; and Unreachable where Stripe does not answer, or what is under way has to end first: then
+    the event is to come again.
+    """
+    outcome = take_card(charger, checkout, given.charge_id, given.session, return_url=None)
+    if outcome is None:
+        return "not ours"
+    charge = outcome.charge
+    if outcome.busy or (outcome.refusal is not None and not charge.final and charge.closing is None):
+        raise Unreachable
+    return f"recorded: {charge.status}"
 
 
 def _object(heard: Heard | None, kind: str) -> Mapping[str, Any]:

@@ -15,11 +15,11 @@ from shared import log, wiring
 from shared.gate import KIND, NAME, LedgerClosed, LedgerIdentity
 from shared.ledger import LedgerUnavailable
 from shared.preview import notices
-from shared.reconcile import AccountUnreachable, Report, StripeUnavailable
+from shared.reconcile import Report, StripeUnavailable
 from shared.reopen import CannotReopen, Reopening
 from shared.settings import SettingsError
 
-PASSING: Final = (LedgerUnavailable, StripeUnavailable, AccountUnreachable, LedgerClosed, CannotReopen)
+PASSING: Final = (LedgerUnavailable, StripeUnavailable, LedgerClosed, CannotReopen)
 
 
 class _Time(click.ParamType[datetime]):
@@ -99,6 +99,13 @@ def ledger_reopen(restore_point: datetime, *, yes: bool) -> None:
         click.echo("Open, and Stripe knows nothing of them; ask their callers whether they are still wanted:")
         for name in done.unexplained:
             click.echo(f"  {name}")
+    if done.unreachable:
+        click.echo(
+            "Not asked, because Stripe does not let this API key: nothing new is charged there until it does. Once"
+        )
+        click.echo("it does, within 31 days: raise LEDGER_GENERATION again, and reopen with the same restore point.")
+        for account in done.unreachable:
+            click.echo(f"  {account}")
 
 
 @main.group()

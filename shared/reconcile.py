@@ -16,6 +16,7 @@ import msgspec
 
 from shared import answers, log, policy
 from shared.charge import Charge, Discrepancy, LookFailed, Seen, Status
+from shared.checkout import Checkout, Unreachable, hear_of_card
 from shared.clock import Clock
 from shared.deliver import CHARGE_ID, Charger, LookUnavailable, NotOurs
 from shared.gate import Gate
@@ -25,9 +26,13 @@ from shared.store import SHARDS, Stored
 
 T = TypeVar("T")
 
-EVENT_TYPES: Final = tuple(  # What a deployment subscribes to.
-    f"payment_intent.{change}"
-    for change in ("succeeded", "canceled", "processing", "payment_failed", "requires_action")
+EVENT_TYPES: Final = (  # What a deployment subscribes to.
+    "payment_intent.succeeded",
+    "payment_intent.canceled",
+    "payment_intent.processing",
+    "payment_intent.payment_failed",
+    "payment_intent.requires_action",
+    "checkout.session.completed",
 )
 EVENTS_KEPT: Final = timedelta(days=30)  # By Stripe.
 BACKFILL_EVERY: Final = timedelta(hours=1)
@@ -160,8 +165,11 @@ class Backfilled:
 class Reconciler:
     """Backfill and audit, over the adapters given. `has_time` says whether another step may begin."""
 
-    def __init__(self, *, charger: Charger, ledger: Ledger, gate: Gate, gateway: Listing, clock: Clock) -> None:
+    def __init__(  # noqa: PLR0913 - the adapters, each by its name.
+        self, *, charger: Charger, ledger: Ledger, gate: Gate, gateway: Listing, checkout: Checkout, clock: Clock
+    ) -> None:
         self._charger = charger
+        self._checkout = checkout
         self._ledger = ledger
         self._gate = gate
         self._accounts = Accounts(gateway)
@@ -193,7 +201,7 @@ class Reconciler:
         began = self._clock.now()
         for account in self._accounts.all():
             name = f"backfill-{account or 'platform'}"
-            position = max(self._last(name), began - EVENTS_KEPT)
+            position = max(self._last(name, OVERLAP), began - EVENTS_KEPT)
             done.accounts += 1
             while position < began:
                 if not has_time():
@@ -219,18 +227,22 @@ class Reconciler:
         """Apply events, the oldest first. Returns when those happened that cannot be applied now."""
         put_off = []
         for row in reversed(rows):
-            event = answers.read_event(row)
-            if event is None:
-                continue
             done.events += 1
             try:
-                result = self._charger.observe(event)
-            except LookUnavailable:
+                result = self._observe(row)
+            except (LookUnavailable, Unreachable):
                 done.put_off += 1
                 put_off.append(answers.time_of(row))
                 result = "put off"
-            log.info("backfilled", type=event.type, payment_intent=event.payment_intent.id, result=result)
+            log.info("backfilled", type=row["type"], object=row["data"]["object"]["id"], result=result)
         return put_off
+
+    def _observe(self, row: Row) -> str:
+        event = answers.read_event(row)
+        if event is not None:
+            return self._charger.observe(event)
+        given = answers.read_card_given(row)
+        return "not ours" if given is None else hear_of_card(self._charger, self._checkout, given)
 
     # --- Audit --------------------------------------------------------------------------------------------------------
 
@@ -427,10 +439,10 @@ class Reconciler:
 
     # --- Where we are ------------------------------------------------------------------------------------------------
 
-    def _last(self, name: str) -> datetime:
+    def _last(self, name: str, before: timedelta = timedelta()) -> datetime:
         stored = self._ledger.read(PROGRESS, name)
         at = None if stored is None else stored.properties.get("at")
-        return at if isinstance(at, datetime) else datetime.min.replace(tzinfo=self._clock.now().tzinfo)
+        return at - before if isinstance(at, datetime) else datetime.min.replace(tzinfo=self._clock.now().tzinfo)
 
     def _mark(self, name: str, at: datetime) -> None:
         self._put(name, {"at": at})

@@ -20,7 +20,7 @@ from shared.gate import KIND, NAME, Identity, LedgerIdentity
 from shared.gateway import STRIPE_API_VERSION, Kind
 from shared.ledger import Conflict, Ledger
 from shared.policy import Limits
-from shared.reconcile import Accounts, Listing, StripeUnavailable
+from shared.reconcile import Accounts, AccountUnreachable, Listing, StripeUnavailable
 
 ALL: Final = 1_000_000  # Open charges of a shard: more than there will ever be.
 Found = tuple[PaymentIntent, Terms]
@@ -39,11 +39,16 @@ class Stripe(Identity, Listing, Protocol):
 
 @dataclass(kw_only=True)
 class Reopened:
-    """What was found. `unexplained`: open charges of which Stripe knows nothing: ask their callers if still wanted."""
+    """What was found.
+
+    unexplained: open charges of which Stripe knows nothing: ask their callers if still wanted. unreachable: accounts
+    that Stripe does not let us ask about: what was charged there since the restore point is not in the ledger.
+    """
 
     inserted: list[str] = field(default_factory=list)
     updated: list[str] = field(default_factory=list)
     unexplained: list[str] = field(default_factory=list)
+    unreachable: list[str] = field(default_factory=list)
 
 
 class Reopening:
@@ -81,12 +86,17 @@ class Reopening:
         return found
 
     def run(self, restore_point: datetime, tell: Callable[[str], None] = lambda _: None) -> Reopened:
-        """Reopen the ledger. Raises CannotReopen, StripeUnavailable, AccountUnreachable, LedgerUnavailable."""
+        """Reopen the ledger. Raises CannotReopen, StripeUnavailable, LedgerUnavailable."""
         was = self.check()
         lost_since = restore_point - policy.LOST_MARGIN
         done = Reopened()
         for account in Accounts(self._stripe).all():
-            groups = self._at_stripe(account, lost_since)
+            try:
+                groups = self._at_stripe(account, lost_since)
+            except AccountUnreachable as unreachable:
+                tell(f"{account}: not asked ({unreachable})")
+                done.unreachable.append(str(account))
+                continue
             tell(f"{account or 'platform'}: {len(groups)} charges since {lost_since:%Y-%m-%d %H:%M} UTC")
             for name, found in groups.items():
                 self._bring_up(name, found, lost_since, done)

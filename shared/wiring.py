@@ -113,6 +113,7 @@ def build(settings: Settings) -> Parts:
         generation=settings.ledger_generation,
         beside=_in_thread,
     )
+    checkout = Checkout(gateway, settings.stripe_api_base)
     return Parts(
         settings=settings,
         clock=clock,
@@ -122,8 +123,10 @@ def build(settings: Settings) -> Parts:
         gateway=gateway,
         charger=charger,
         limits=limits,
-        reconciler=Reconciler(charger=charger, ledger=ledger, gate=gate, gateway=gateway, clock=clock),
-        checkout=Checkout(gateway, settings.stripe_api_base),
+        reconciler=Reconciler(
+            charger=charger, ledger=ledger, gate=gate, gateway=gateway, checkout=checkout, clock=clock
+        ),
+        checkout=checkout,
     )
 
 

@@ -388,13 +388,13 @@ def test_an_event_that_stripe_could_not_deliver_is_taken_up(world: World) -> Non
 
 
 def test_a_backfill_goes_on_from_where_it_was(world: World) -> None:
-    """What it has been through is not read again."""
+    """What it has been through is read once more, an hour's worth, since lists may lag; and then no more."""
     world.create(payment_method="pm_usBankAccount_success")
     world.engine.drop_deliveries()
     world.clock.sleep(timedelta(minutes=1))
-    assert world.backfill()["events"] == 1
-    world.clock.sleep(HOUR)
-    assert world.backfill()["events"] == 0
+    for events in (1, 1, 0):
+        assert world.backfill()["events"] == events
+        world.clock.sleep(HOUR)
 
 
 def test_an_event_that_cannot_be_applied_holds_the_backfill_back_for_a_while(world: World) -> None:
@@ -406,6 +406,8 @@ def test_an_event_that_cannot_be_applied_holds_the_backfill_back_for_a_while(wor
     world.clock.sleep(HOUR)
     assert world.backfill()["put_off"] == 1
     world.clock.sleep(timedelta(days=4))
+    world.backfill()
+    world.clock.sleep(HOUR)
     world.backfill()
     assert world.backfill()["events"] == 0
 

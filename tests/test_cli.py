@@ -108,6 +108,31 @@ def test_the_ledger_is_reopened_after_a_restore(world: World) -> None:
     assert world.charge(KEY).status == "succeeded"
 
 
+def test_an_account_that_cannot_be_asked_holds_no_reopening_up_and_is_not_charged_twice(world: World) -> None:
+    """What was paid there is not in the ledger; a repeated request is looked for first, and cannot be until it can."""
+    account = world.at_stripe("POST", "/v1/accounts", "type=standard")["id"]
+    customer = world.at_stripe("POST", "/v1/customers", **{"Stripe-Account": account})["id"]
+    backup = world.backup()
+    world.create(key="order-2", account=account, customer=customer)
+    world.restore(backup)
+    world.engine.disconnect(account)
+    done = run(world, "ledger", "reopen", "--restore-point", backup.at.isoformat(), "--yes")
+    assert done.exit_code == 0, done.output
+    assert account in done.output.splitlines()[-1]
+
+    world.clock.sleep(timedelta(days=2))
+    world.create(key="order-2", account=account, customer=customer)
+    charge = next(charge for charge in world.charges() if charge.terms.account)
+    assert charge.status == "blocked"
+    world.engine.connect(account)
+    world.clock.sleep(timedelta(days=1))
+    world.settle()
+    charge = next(charge for charge in world.charges() if charge.terms.account)
+    assert charge.status == "succeeded"
+    assert world.money_of(charge) == [1999]
+    assert world.check() == []
+
+
 def test_a_database_without_an_identity_is_shown_as_such() -> None:
     """An empty one that was restored."""
     world = World(generation=2)

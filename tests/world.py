@@ -245,6 +245,7 @@ class World:
             beside=_at_once,
             new_owner=lambda: f"owner-{next(self._owners)}",
         )
+        checkout = Checkout(gateway, None)
         return wiring.Parts(
             settings=settings,
             clock=self.clock,
@@ -254,8 +255,10 @@ class World:
             gateway=gateway,
             charger=charger,
             limits=self.limits,
-            reconciler=Reconciler(charger=charger, ledger=ledger, gate=gate, gateway=gateway, clock=self.clock),
-            checkout=Checkout(gateway, None),
+            reconciler=Reconciler(
+                charger=charger, ledger=ledger, gate=gate, gateway=gateway, checkout=checkout, clock=self.clock
+            ),
+            checkout=checkout,
         )
 
     # --- Boundaries ---------------------------------------------------------------------------------------------------

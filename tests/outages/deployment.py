@@ -190,6 +190,7 @@ class Deployment:
             beside=self.timeline.spawn,
             new_owner=lambda: f"{owners.getrandbits(64):016x}",
         )
+        checkout = Checkout(gateway, None)
         return wiring.Parts(
             settings=settings,
             clock=self.timeline,
@@ -199,8 +200,10 @@ class Deployment:
             gateway=gateway,
             charger=charger,
             limits=self.limits,
-            reconciler=Reconciler(charger=charger, ledger=ledger, gate=gate, gateway=gateway, clock=self.timeline),
-            checkout=Checkout(gateway, None),
+            reconciler=Reconciler(
+                charger=charger, ledger=ledger, gate=gate, gateway=gateway, checkout=checkout, clock=self.timeline
+            ),
+            checkout=checkout,
         )
 
     # --- What happens -------------------------------------------------------------------------------------------------

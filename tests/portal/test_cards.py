@@ -413,6 +413,29 @@ def test_an_event_for_a_charge_that_has_ended_changes_nothing(world: Portal, end
     assert world.charge() == before
 
 
+def test_a_card_whose_event_could_not_be_delivered_is_taken_up_by_the_backfill(world: Portal) -> None:
+    """Nobody came back, and the webhook was down: the card is asked for at Stripe, and tried once."""
+    world.give_card()
+    world.engine.drop_deliveries()
+    for _ in range(2):
+        assert world.backfill()["finished"] is True
+        world.settle()
+    assert attempts(world) == 2
+    assert world.charge().status is Status.SUCCEEDED
+    assert world.money_moved() == [1999]
+
+
+def test_a_card_that_cannot_be_taken_now_holds_the_backfill_back(world: Portal) -> None:
+    """Stripe does not show the session: the event comes again with the next backfill."""
+    world.give_card()
+    world.engine.drop_deliveries()
+    world.engine.fail_next(Fault.ERROR_503_BEFORE, RETRIEVE)
+    assert world.backfill()["put_off"] == 1
+    assert world.backfill()["put_off"] == 0
+    world.settle()
+    assert world.charge().status is Status.SUCCEEDED
+
+
 def test_an_event_for_no_charge_of_ours_is_accepted(world: Portal) -> None:
     """Another program's session, or another deployment's."""
     event = dict(events_of(world, world.give_card()))
