@@ -23,6 +23,7 @@ from shared.charge import Answered, Failure, Happened, PaymentIntent, Seen, Term
 Value = TypeVar("Value", str, int, bool)
 
 CHARGE_ID_KEY: Final = "pio_charge"  # In a PaymentIntent's metadata: the id of our charge. The policy writes it.
+CALLER_KEY: Final = "pio_key"  # Likewise: the caller's Idempotency-Key.
 DIGEST_KEY: Final = "pio_body"  # Likewise: the digest of what was asked for.
 
 # fmt: off
@@ -157,6 +158,7 @@ def read_payment_intent(body: Mapping[str, object]) -> PaymentIntent:
         livemode=_required(body, "livemode", bool),
         created=_time(_required(body, "created", int)),
         charge_id=_text(metadata.get(CHARGE_ID_KEY)) if isinstance(metadata, Mapping) else None,
+        caller_key=(_text(metadata.get(CALLER_KEY)) if isinstance(metadata, Mapping) else None) or "",
         body_digest=(_text(metadata.get(DIGEST_KEY)) if isinstance(metadata, Mapping) else None) or "",
         customer=_name(body.get("customer")),
         cancellation_reason=_text(body.get("cancellation_reason")),

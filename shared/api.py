@@ -85,7 +85,7 @@ class ChargeBody(_Strict, frozen=True, kw_only=True):
     payment_method: PaymentMethod
     account: Account | None = None
     description: Annotated[str, Meta(max_length=1000)] | None = None
-    metadata: Annotated[dict[MetadataKey, MetadataValue], Meta(max_length=48)] = {}
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Meta(max_length=47)] = {}
     retry: Literal["none", "schedule"] = "none"
     expires_at: Annotated[datetime, Meta(tz=True)] | None = None
     application_fee_amount: Annotated[int, Meta(ge=0)] | None = None

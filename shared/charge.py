@@ -323,6 +323,14 @@ def charge_id(account: str | None, idempotency_key: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:40]  # 160 bits, as git's: no two will meet.
 
 
+def is_charge_of(account: str | None, intent: "PaymentIntent") -> bool:
+    """Whether what this PaymentIntent says of its charge agrees with the account that it is on.
+
+    No other account's owner can make it say so of this account's charge.
+    """
+    return intent.charge_id == charge_id(account, intent.caller_key)
+
+
 # --- Observations ---------------------------------------------------------------------------------------------------
 #
 # What one look at the world told us, and about which Request or PaymentIntent. Adapters make them; `policy.decide`
@@ -374,6 +382,7 @@ class PaymentIntent:
     livemode: bool
     created: datetime
     charge_id: str | None = None  # Our charge's, from its metadata: finds a charge, proves nothing.
+    caller_key: str = ""  # Its caller's Idempotency-Key, from its metadata likewise.
     customer: str | None = None
     body_digest: str = ""  # Our charge's, from its metadata likewise.
     cancellation_reason: str | None = None

@@ -43,6 +43,7 @@ from shared.charge import (
     Terms,
     Woken,
     charge_id,
+    is_charge_of,
 )
 from shared.clock import Clock
 from shared.gate import Gate
@@ -388,7 +389,7 @@ class Charger:
         if isinstance(read, LookFailed):
             raise LookUnavailable(payment_intent)
         intent, terms = read
-        if not CHARGE_ID.fullmatch(intent.charge_id or ""):
+        if not is_charge_of(account, intent):
             raise NotOurs(payment_intent)
         found = policy.recovered(
             [intent],
@@ -743,4 +744,4 @@ class LookUnavailable(Exception):
 
 
 class NotOurs(Exception):
-    """A PaymentIntent names no charge of ours, whatever was said of it."""
+    """A PaymentIntent names no charge of its account, whatever was said of it."""

@@ -491,7 +491,7 @@ def recovered(  # noqa: PLR0913 - everything that is known of it, each by its na
     assert name is not None, "they name their charge"
     charge = Charge(
         id=name,
-        idempotency_key="",  # The caller's; the id is its digest.
+        idempotency_key=first.caller_key,
         body_digest=first.body_digest,
         terms=terms,
         payment_method=terms.payment_method,
@@ -534,7 +534,12 @@ def _with_new_create(charge: Charge, number: int) -> Charge:
         # Whatever kind of payment method it is, and never one that sends an absent customer to another page.
         "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
         **{name: value for name, value in optional.items() if value is not None},
-        "metadata": {**terms.metadata, "pio_charge": charge.id, "pio_body": charge.body_digest},
+        "metadata": {
+            **terms.metadata,
+            "pio_charge": charge.id,
+            "pio_key": charge.idempotency_key,
+            "pio_body": charge.body_digest,
+        },
     }
     create = Request(
         idempotency_key=f"pio-{charge.id}-create-{number}",

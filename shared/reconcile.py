@@ -361,13 +361,13 @@ class Reconciler:
         if held is None:
             try:
                 found = self._charger.recover(payment_intent, account)
-            except NotOurs:  # Somebody has written into the metadata of one of Stripe's charges.
+            except NotOurs:  # Somebody has written that, on another account or into one of Stripe's charges.
                 finding = Finding(
                     kind="unexplained_payment",
                     charge=name,
                     payment_intent=payment_intent,
                     account=account or "",
-                    detail="one of its charges names this charge, and it does not",
+                    detail="it names this charge, and was not made for it",
                 )
                 return self._record(report, finding)
             return _with(report, *_about(found, found.discrepancies))

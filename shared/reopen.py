@@ -13,9 +13,8 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from shared import answers, policy
-from shared.charge import Charge, Fetched, Listed, LookFailed, PaymentIntent, Seen, Terms
+from shared.charge import Charge, Fetched, Listed, LookFailed, PaymentIntent, Seen, Terms, is_charge_of
 from shared.clock import Clock
-from shared.deliver import CHARGE_ID
 from shared.gate import KIND, NAME, Identity, LedgerIdentity
 from shared.gateway import STRIPE_API_VERSION, Kind
 from shared.ledger import Conflict, Ledger
@@ -114,7 +113,7 @@ class Reopening:
         found: dict[str, Found] = {}
         for row in accounts.rows(Kind.PAYMENT_INTENTS, account, since, now):
             intent = answers.read_payment_intent(row)
-            if CHARGE_ID.fullmatch(intent.charge_id or ""):
+            if is_charge_of(account, intent):
                 found[intent.id] = (intent, answers.read_terms(row, account))
         paid = [*accounts.rows(Kind.CHARGES, account, since, now)]
         named = {str(row["payment_intent"]) for row in paid if "pio_charge" in (row.get("metadata") or {})} - {"None"}
@@ -122,7 +121,7 @@ class Reopening:
             read = self._stripe.recover(payment_intent, account)
             if isinstance(read, LookFailed):
                 raise StripeUnavailable(f"{payment_intent} could not be read")
-            if CHARGE_ID.fullmatch(read[0].charge_id or ""):  # Else only somebody's edit of the charge says so.
+            if is_charge_of(account, read[0]):  # Else only somebody's edit says so.
                 found[payment_intent] = read
         groups: dict[str, list[Found]] = {}
         for one in found.values():

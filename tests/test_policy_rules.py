@@ -760,7 +760,8 @@ def test_the_parameters_are_frozen_with_the_charge() -> None:
         ' "automatic_payment_methods": {"enabled": true, "allow_redirects": "never"},'
         ' "description": "order 1001", "application_fee_amount": 100, "transfer_data": {"destination": "acct_2"},'
         ' "on_behalf_of": "acct_3", "statement_descriptor_suffix": "ORDER", "receipt_email": "a@example.com",'
-        f' "metadata": {{"order": "1001", "pio_charge": "{script.charge.id}", "pio_body": "digest"}}}}'
+        f' "metadata": {{"order": "1001", "pio_charge": "{script.charge.id}", "pio_key": "order-1001",'
+        ' "pio_body": "digest"}}'
     )
     assert "confirm" not in create.parameters
     script.answer(Seen.UNCONFIRMED)

@@ -85,7 +85,7 @@ def another(world: World, form: str = "", **headers: str) -> dict[str, Any]:
         "/v1/payment_intents",
         f"amount=1999&currency=usd&customer={world.customer}&payment_method=pm_card_visa&confirm=true"
         "&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never"
-        f"&metadata[pio_charge]={charge_id(None, KEY)}{form}",
+        f"&metadata[pio_charge]={charge_id(None, KEY)}&metadata[pio_key]={KEY}{form}",
         **headers,
     )
 

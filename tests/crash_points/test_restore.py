@@ -139,7 +139,9 @@ def test_a_copy_of_its_metadata_does_not_stand_for_a_forgotten_charge() -> None:
     backup = world.backup()
     form = f"amount=500&currency=usd&customer={world.customer}&payment_method=pm_card_visa"
     form += "&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never"
-    world.at_stripe("POST", "/v1/payment_intents", f"{form}&metadata[pio_charge]={charge_id(None, KEY)}")
+    world.at_stripe(
+        "POST", "/v1/payment_intents", f"{form}&metadata[pio_charge]={charge_id(None, KEY)}&metadata[pio_key]={KEY}"
+    )
     world.clock.sleep(HOUR)
     world.create()
     world.restore(backup)
