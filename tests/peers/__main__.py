@@ -8,7 +8,6 @@ With Paidonce in the table, the exit status says whether it clears its bars.
 import multiprocessing
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Final
 
@@ -28,9 +27,8 @@ PROCESSES: Final = 2
 def main(charges: int, seed: int, only: tuple[str, ...], *, faults: bool) -> None:
     """Measure, and print the table."""
     began = time.monotonic()
-    one_each = ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn"), max_tasks_per_child=1)
-    with one_each:
-        scores = list(one_each.map(partial(measure, seed=seed, charges=charges), only or PEERS))
+    with multiprocessing.get_context("spawn").Pool(PROCESSES, maxtasksperchild=1) as one_each:
+        scores = list(one_each.imap(partial(measure, seed=seed, charges=charges), only or PEERS, chunksize=1))
     good = sum(order.card is Card.GOOD for order in orders(seed, charges))
     seconds = time.monotonic() - began
     click.echo(table(scores))
