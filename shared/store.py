@@ -177,7 +177,8 @@ MEANING: Final[Mapping[grpc.StatusCode, _Meaning]] = {
 # fmt: on
 
 MEND: Final[Mapping[grpc.StatusCode, str]] = {
-    grpc.StatusCode.PERMISSION_DENIED: "give the function's service account roles/datastore.user on this project",
+    grpc.StatusCode.PERMISSION_DENIED: "let the function's service account create, get, list and update entities of "
+    "this database: infra/terraform makes such a role, which deletes nothing",
     grpc.StatusCode.UNAUTHENTICATED: "run the function as a service account, or log in with "
     "`gcloud auth application-default login`",
     grpc.StatusCode.NOT_FOUND: "create the database, or correct DATASTORE_DATABASE",

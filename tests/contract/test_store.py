@@ -1,9 +1,11 @@
 """What every Store promises: the one in memory, which other tests rest on, and Google's two engines."""
 
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import grpc
 import pytest
@@ -385,8 +387,13 @@ def test_every_error_code_of_grpc_has_a_meaning(call: Call) -> None:
 
 
 def test_a_permission_that_is_missing_is_named() -> None:
-    """The message is for whoever deploys."""
-    assert "roles/datastore.user" in str(error_of(answered(grpc.StatusCode.PERMISSION_DENIED), Call.INSERT))
+    """The message is for whoever deploys, and asks for what the deployment gives: no role that can delete."""
+    said = str(error_of(answered(grpc.StatusCode.PERMISSION_DENIED), Call.INSERT))
+    roles = (Path(__file__).parents[2] / "infra" / "terraform" / "identities.tf").read_text()
+    given = re.findall(r'"datastore\.entities\.(\w+)"', roles)
+    assert sorted(given) == ["create", "get", "list", "update"]
+    assert all(verb in said for verb in given)
+    assert "roles/datastore" not in said
 
 
 def test_time_keys_sort_as_their_times_whatever_the_zone() -> None:

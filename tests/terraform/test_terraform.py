@@ -158,7 +158,7 @@ def test_settings_that_cannot_work_are_refused(workspace: Workspace) -> None:
     assert "Write a region such as europe-west1." in said
     refused = set(re.findall(r"var\.(\w+) is", said))
     checked = {name for name, block in _blocks("variables.tf").items() if "validation {" in block}
-    assert checked - refused == {"stripe_timeout_seconds"}  # Which is held against a lease that must be right itself.
+    assert checked - refused == {"stripe_timeout_seconds", "database"}  # Held against others.
 
 
 @pytest.mark.parametrize(("stripe_timeout", "refused"), [(37, False), (38, True)])
@@ -166,6 +166,28 @@ def test_durations_that_do_not_nest_are_refused(workspace: Workspace, stripe_tim
     """Twice 37 s is less than the 75 s that a function may run by default; twice 38 s is not."""
     workspace.spoil("examples/small/main.tf", "^  charge_ingress = .*", f"  stripe_timeout_seconds = {stripe_timeout}")
     assert ("Two calls to Stripe must fit into one run" in workspace.complaints(plan=True)) is refused
+
+
+@pytest.mark.parametrize(
+    ("database", "generation", "complaint"),
+    [
+        ("paidonce", 1, ""),
+        ("paidonce-2", 2, ""),
+        ("paidonce", 3, ""),
+        ("paidonce-2", 1, "Only a restored ledger has another name"),  # Empty, it would have forgotten every key.
+        ("(default)", 2, "4 to 63 lower-case letters"),
+        ("paidonce-", 2, "4 to 63 lower-case letters"),
+    ],
+)
+def test_an_empty_database_never_takes_the_place_of_a_ledger(
+    workspace: Workspace, database: str, generation: int, complaint: str
+) -> None:
+    """Of a generation above the first it stays closed until it has been reopened."""
+    setting = f'  database = "{database}"\n  ledger_generation = {generation}'
+    workspace.spoil("examples/small/main.tf", "^  charge_ingress = .*", setting)
+    said = workspace.complaints(plan=True)
+    assert complaint in said
+    assert bool(said) is bool(complaint)
 
 
 @pytest.mark.parametrize(("function", "refused"), [("charge", False), ("notify", True)])
