@@ -122,7 +122,9 @@ def build(settings: Settings) -> Parts:
         gateway=gateway,
         charger=charger,
         limits=limits,
-        reconciler=Reconciler(charger=charger, ledger=ledger, gate=gate, gateway=gateway, clock=clock),
+        reconciler=Reconciler(
+            charger=charger, ledger=ledger, gate=gate, gateway=gateway, clock=clock, keep_for=settings.retention
+        ),
         checkout=Checkout(gateway, settings.stripe_api_base),
     )
 

@@ -250,6 +250,17 @@ variable "database_location" {
   }
 }
 
+variable "retention_days" {
+  description = "RETENTION: how many days after it last changed an ended charge is kept whole; then what is personal in it is erased, and the rest stays for ever. At least the 120 days for which most banks let a customer dispute a payment."
+  type        = number
+  default     = 400
+
+  validation {
+    condition     = var.retention_days >= 120 && var.retention_days == floor(var.retention_days)
+    error_message = "120 whole days or more."
+  }
+}
+
 variable "deletion_protection" {
   description = "Keep the database and the secrets from being deleted. The charges in them are what stops a second charge: turn this off only to take a deployment down for good."
   type        = bool

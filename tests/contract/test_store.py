@@ -293,6 +293,17 @@ def test_charges_paid_in_a_period_are_named_earliest_first_up_to_the_limit(store
     assert store.paid(0, NOON, NOON + timedelta(hours=9), 2) == ["00", "01"]
 
 
+def test_charges_that_have_ended_are_named_oldest_first_up_to_the_limit(store: Store) -> None:
+    """Of one shard, up to a time."""
+    for hour in (3, 1, 0, 2):
+        store.insert(CHARGE, f"0{hour}", {"ended": time_key(0, NOON + timedelta(hours=hour))})
+    store.insert(CHARGE, "10", {"ended": time_key(1, NOON)})
+
+    assert store.ended(0, NOON + timedelta(hours=2), 10) == ["00", "01", "02"]
+    assert store.ended(0, NOON + timedelta(hours=2), 2) == ["00", "01"]
+    assert store.ended(2, NOON, 10) == []
+
+
 def test_the_names_of_a_kind_are_read_in_order_from_any_of_them_on(store: Store) -> None:
     """Other kinds are not among them."""
     for name in ("b", "a", "c"):

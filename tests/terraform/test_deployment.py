@@ -1,6 +1,7 @@
 """What the deployment would make agrees with the code: variables, secrets, roles, durations, queries, log lines."""
 
 import ast
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ from infra.local.datastore import DatastoreEmulator
 from infra.local.stack import NOTICE_OPTIONS, QUEUE_OPTIONS
 from infra.local.tasks.declaration import parse_queue
 from infra.local.tasks.rules import LIFETIME
-from shared import policy, tasks
+from shared import dead_letters, erasure, policy, reconcile, tasks
 from shared.charge import Status
 from shared.deliver import SWEEP_AGAIN
 from shared.policy import Limits
@@ -35,6 +36,7 @@ NOT_SET: Final = {  # Of the contract's variables, those that no deployment sets
 OF_THE_PLATFORM: Final = {"LOG_EXECUTION_ID", "THREADS"}  # Read by functions-framework.
 ONLY_FOR: Final[Mapping[str, set[str]]] = {  # What not every function that reads it from the environment makes use of.
     "PORTAL_URL": {"charge", "notify", "portal"},
+    "RETENTION": {"charge", "reconcile"},
     "SIGNING_SECRETS": {"charge", "notify", "portal"},
     "SMTP_URL": {"notify"},
     "STRIPE_WEBHOOK_SECRETS": {"webhook"},
@@ -428,6 +430,21 @@ def test_the_ledger_is_kept(production: Plan) -> None:
     assert all(secret["deletion_protection"] for secret in production.all("google_secret_manager_secret").values())
 
 
+def test_only_what_may_be_deleted_is_ever_deleted_by_time(production: Plan) -> None:
+    """Kinds and the property are the code's; a charge, the ledger's identity and open discrepancies stay for ever."""
+    commands = production.outputs["ttl"]
+    kinds = {kind for command in commands for kind in re.findall(r"--collection-group=(\w+) ", command)}
+    assert kinds == {dead_letters.KIND, reconcile.REPORT}
+    assert all(command.startswith("gcloud firestore fields ttls update expires_at ") for command in commands)
+    assert all("--database=paidonce " in command for command in commands)
+    assert "expires_at" in {field.name for field in dataclasses.fields(dead_letters.DeadLetter)}
+    assert "expires_at" in {field.name for field in dataclasses.fields(reconcile.Report)}
+    assert "expires_at" not in INDEXED  # An index on it would be a hot spot.
+    assert "google_firestore_field" not in production.kinds
+    given = Settings.from_environment(_environment(production, "reconcile"))
+    assert given.retention == erasure.RETENTION
+
+
 def test_a_restored_ledger_stands_beside_the_one_that_it_was_restored_from(workspace: Workspace) -> None:
     """Under a name of its own, that every function is told and may reach; the old one is left where it is."""
     restored = '  database = "paidonce-2"\n  ledger_generation = 2'
@@ -459,6 +476,7 @@ QUERIES: Final[
 ] = {  # Every query that the code makes, by the method that makes it.
     "due": lambda store: store.due(3, NOON, 10),
     "paid": lambda store: store.paid(3, NOON, NOON, 10),
+    "ended": lambda store: store.ended(3, NOON, 10),
     "by_payment_intent": lambda store: store.by_payment_intent("pi_1"),
     "names": lambda store: [*store.names("AuditReport", "", 10), *store.names("AuditReport", "a", 10)],
 }

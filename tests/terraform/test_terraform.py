@@ -84,8 +84,8 @@ def test_the_schema_is_of_what_is_used_and_of_the_version_asked_for(production: 
         ("identities.tf", r"images\.name$", "images.nam", 'attribute named "nam"'),
         (
             "outputs.tf",
-            r"google_firestore_database\.ledger",
-            "google_firestore_database.leger",
+            r"= google_firestore_database\.ledger",
+            "= google_firestore_database.leger",
             "has not been declared",
         ),
         ("functions.tf", r"var\.outcome_url", "var.outcome_uri", "Reference to undeclared input variable"),
@@ -134,6 +134,7 @@ REFUSED: Final = [  # What cannot work, and what is said about it.
     ('mail = { from = "nobody", operator = "ops@example.com" }', "Both are mail addresses"),
     ('outcome_url = "http://shop.example.com"', "An address that begins with https://"),
     ("secret_versions = { STRIPE_KEY = 0 }", "Write STRIPE_API_KEY", "Versions are numbered from 1 on"),
+    ("retention_days = 119.5", "120 whole days or more"),
     ('database_location = "Europe"', "Write a region such as europe-west1, or"),
     ("charge_dispatches_per_second = 501", "charge_dispatches_per_second is 501"),
     ("notice_dispatches_per_second = 0", "notice_dispatches_per_second is 0"),
