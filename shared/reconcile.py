@@ -187,12 +187,13 @@ class Reconciler:
         """Sweep, then do what else is due."""
         done: dict[str, Any] = {"swept": self._charger.sweep()}
         now = self._clock.now()
+        audited = max(self._last(AUDIT), self._gate.check().opened_at)
+        log.info("the audit stands", behind_seconds=round((now - audited).total_seconds()))  # Before it can fail.
         if has_time() and now >= self._last("backfill") + BACKFILL_EVERY:
             done["backfill"] = msgspec.to_builtins(self.backfill(has_time))
         current = self._current()
         begun = current is not None and current[0].finished_at is None
-        last = max(self._last(AUDIT), self._gate.check().opened_at)
-        if has_time() and (begun or now >= last + AUDIT_EVERY):
+        if has_time() and (begun or now >= audited + AUDIT_EVERY):
             report = self.audit(has_time)
             done["audit"] = None if report is None else report.name
         if has_time() and now >= self._last(ERASURE) + ERASE_EVERY:

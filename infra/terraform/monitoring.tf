@@ -28,6 +28,11 @@ locals {
       lines       = ["swept"]
       description = "Sweeps that ended well."
     }
+    audit_age = {
+      lines       = ["the audit stands"]
+      value       = "behind_seconds"
+      description = "Seconds since the time up to which Stripe has been held against the ledger."
+    }
     discrepancies = {
       lines       = ["a discrepancy was recorded"]
       description = "What Stripe says and the ledger does not explain, or the other way round."
@@ -171,6 +176,13 @@ locals {
       threshold = var.alert_thresholds.errors
       severity  = "ERROR"
       todo      = "See Error Reporting, and the lines of severity ERROR."
+    }
+    late_audit = {
+      title     = "The audit is late"
+      metric    = "audit_age"
+      threshold = 2 * 24 * 3600 # It is due each day.
+      severity  = "ERROR"
+      todo      = "What Stripe says was paid is not being held against the ledger: money that nobody explains would not be noticed. `paidonce audit run` says what is in its way."
     }
   }
 }

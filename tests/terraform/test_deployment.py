@@ -599,6 +599,7 @@ def test_every_metric_is_seen_and_nothing_is_looked_for_that_does_not_exist(prod
     )
     assert alerted | charted == metrics
     assert {name.partition("/")[2] for name in alerted} >= {
+        "audit_age",
         "open_charge_age",
         "overdue_charge_age",
         "sweeps",
@@ -608,6 +609,8 @@ def test_every_metric_is_seen_and_nothing_is_looked_for_that_does_not_exist(prod
         "bad_signatures",
         "errors",
     }
+    assert len(alerts) == 10
+    assert "ten alerts" in (DEPLOYMENT / "README.md").read_text()
     for alert in alerts.values():
         assert len(alert["documentation"][0]["content"]) > 40
         assert len(alert["notification_channels"]) == 1
