@@ -253,6 +253,20 @@ def test_a_charge_that_is_not_what_the_index_said_is_left_alone(world: World) ->
     assert world.parts.ledger.get(before.charge.id) == before
 
 
+def test_a_charge_that_changed_since_the_index_was_read_is_kept_for_as_long_again(world: World) -> None:
+    """A refund on its last day: somebody still deals with it."""
+    world.create(**PERSONAL)
+    world.settle()
+    world.clock.sleep(RETENTION + DAY)
+    held = world.parts.ledger.get(world.charge().id)
+    assert held is not None
+    after = world.parts.ledger.update(held, replace(held.charge, amount_refunded=700))
+    store: Any = world.parts.ledger._store
+    store.ended = lambda *_: [held.charge.id]
+    assert world.parts.reconciler.retention.run(lambda: True) == 0
+    assert world.parts.ledger.get(held.charge.id) == after
+
+
 def test_it_dies_in_the_middle_and_the_next_run_does_the_rest(world: World) -> None:
     """Each charge is erased or it is not."""
     for number in range(3):

@@ -43,6 +43,27 @@ ONLY_FOR: Final[Mapping[str, set[str]]] = {  # What not every function that read
 }
 
 
+# --- The quick start --------------------------------------------------------------------------------------------------
+
+
+def test_the_quick_start_names_what_there_is(small: Plan) -> None:
+    """Ten commands; the events are those that the webhook reads, the secrets and the addresses the deployment's."""
+    text = (DEPLOYMENT / "README.md").read_text().partition("## Quick start")[2].partition("\n## ")[0]
+    commands = re.findall(r"^    (.+)$", text, re.MULTILINE)
+    assert len(commands) == 10
+    assert "has not" in text  # Been tried: what takes a cloud.
+    (endpoint,) = (command for command in commands if command.startswith("stripe "))
+    events = set(re.findall(r"enabled_events\[\]=([\w.]+)", endpoint))
+    assert events == {*reconcile.EVENT_TYPES, "checkout.session.completed"}
+    assert "checkout.session.completed" in (REPOSITORY / "shared" / "answers.py").read_text()
+    secrets = {each["secret_id"] for each in small.all("google_secret_manager_secret").values()}
+    assert set(re.findall(r"secrets versions add ([\w-]+)", text)) == secrets
+    assert set(re.findall(r"output -raw (\w+)", text)) <= set(small.outputs)
+    shown = re.sub(r"\$\(gcloud projects describe .*?'\)", "123456789012", endpoint)
+    assert f'"url={small.outputs["webhook_url"]}"' in shown
+    assert "small" in text
+
+
 # --- Variables and secrets --------------------------------------------------------------------------------------------
 
 
