@@ -28,11 +28,12 @@ from shared.charge import (
     charge_id,
 )
 from shared.erasure import ERASED, RETENTION, erased, is_erased
+from shared.gate import LedgerClosed
 from shared.ledger import charge_of, properties_of
 from shared.retention import BATCH, NotOver
 from shared.store import CHARGE, SHARDS, StoreUnavailable
 from tests.memory_store import Hook, StoreCall
-from tests.world import KEY, Told, World
+from tests.world import KEY, STORE_FAULTS, Fault, Told, World
 
 NOW: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DAY: Final = timedelta(days=1)
@@ -494,3 +495,71 @@ def test_a_charge_that_is_written_meanwhile_is_read_again_and_erased(world: Worl
     assert world.parts.reconciler.retention.erase(world.charge().id) == world.charge()
     assert is_erased(world.charge())
     assert world.charge().amount_refunded == 700
+
+
+# --- Whatever happens meanwhile ---------------------------------------------------------------------------------------
+
+
+def aged(world: World) -> int:
+    """Age a charge that is paid until only an erasure is due; return the number of the next call to anything."""
+    world.create(**PERSONAL)
+    world.settle()
+    world.clock.sleep(RETENTION + DAY)
+    for name in ("backfill", "audit"):
+        world.parts.reconciler._mark(name, world.clock.now())
+    world.parts.reconciler._mark("erasure", world.clock.now() - 2 * DAY)
+    return next(world._crossings) + 1
+
+
+def calls_of_a_run() -> int:
+    """Count the calls to Datastore that one run makes, sweep and all."""
+    world = World()
+    first = aged(world)
+    told(world._ask("reconcile", "POST", "/", b"", {}))
+    assert is_erased(world.charge())
+    return next(world._crossings) - first
+
+
+@pytest.mark.parametrize("fault", STORE_FAULTS)
+def test_one_fault_at_any_call_of_the_run_and_the_charge_is_erased_in_the_end_and_paid_once(fault: Fault) -> None:
+    """The process dies, Datastore fails or is down, an answer is lost, another delivery or its caller comes between."""
+    calls = calls_of_a_run()
+    assert calls > 5
+    for number in range(calls):
+        world = World()
+        first = aged(world)
+        world.plan = {first + number: fault}
+        world._ask("reconcile", "POST", "/", b"", {})
+        world.plan = {}
+        for _ in range(3):
+            world.clock.sleep(timedelta(minutes=3))
+            world._ask("reconcile", "POST", "/", b"", {})
+        assert is_erased(world.charge()), number
+        answer = told(world.post("/", body(world), key=KEY))
+        assert (answer.status, answer.body["status"]) == (200, "succeeded"), number
+        world.settle()
+        assert world.money_moved() == [1999]
+        assert world.check() == []
+
+
+@pytest.mark.parametrize("asks_again", [True, False])
+def test_a_restored_ledger_forgets_again_and_charges_nobody_twice(world: World, asks_again: bool) -> None:
+    """The backup is of before the erasure, so it comes back whole; and its time is as over as it was."""
+    world.create(**PERSONAL)
+    world.settle()
+    world.clock.sleep(RETENTION + DAY)
+    backup = world.backup()
+    assert world.parts.reconciler.retention.run(lambda: True) == 1
+    world.restore(backup)
+    with pytest.raises(LedgerClosed):
+        world.parts.reconciler.retention.run(lambda: True)
+    assert JANE in stored(world)
+    world.reopen(backup.at)
+    world.clock.sleep(timedelta(minutes=1))
+    if asks_again:
+        assert told(world.post("/", body(world), key=KEY)).status == 200
+    assert world.parts.reconciler.retention.run(lambda: True) == 1
+    assert JANE not in stored(world)
+    assert told(world.post("/", body(world), key=KEY)).body["status"] == "succeeded"
+    world.settle()
+    assert world.money_moved() == [1999]
