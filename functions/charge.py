@@ -93,7 +93,7 @@ def _dead_letter(raw: bytes, request: flask.Request, found: Problem) -> Answer:
     letters = DeadLetters(ledger=parts.ledger, clock=parts.clock, keep_for=parts.settings.retention)
     name = letters.keep(
         idempotency_key=request.headers.get("Idempotency-Key", ""),
-        body=raw[: api.BODY_LIMIT_BYTES],
+        body=raw,
         problem=found.kind,
         detail=found.detail,
     )

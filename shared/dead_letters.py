@@ -18,6 +18,7 @@ from shared.ledger import Conflict, Ledger
 
 KIND: Final = "DeadLetter"
 KEY_KEPT: Final = 1500  # Characters of what should be a key and may be anything.
+BODY_KEPT: Final = 64 * 1024  # Bytes. No body that works is longer, and an entity holds 1 MiB.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class DeadLetters:
             at=now,
             expires_at=now + self._keep_for,
             idempotency_key=idempotency_key[:KEY_KEPT],
-            body=body.decode(errors="replace"),
+            body=body[:BODY_KEPT].decode(errors="replace"),
         )
         while not self._ledger.record_once(KIND, name, _written(letter)):
             stored = self._ledger.read(KIND, name)

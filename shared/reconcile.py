@@ -189,6 +189,11 @@ class Reconciler:
         now = self._clock.now()
         audited = max(self._last(AUDIT), self._gate.check().opened_at)
         log.info("the audit stands", behind_seconds=round((now - audited).total_seconds()))  # Before it can fail.
+        # Before what needs Stripe: it needs nobody.
+        if has_time() and now >= self._last(ERASURE) + ERASE_EVERY:
+            done["erased"] = self.retention.run(has_time)
+            if not done["erased"]:
+                self._mark(ERASURE, now)
         if has_time() and now >= self._last("backfill") + BACKFILL_EVERY:
             done["backfill"] = msgspec.to_builtins(self.backfill(has_time))
         current = self._current()
@@ -196,10 +201,6 @@ class Reconciler:
         if has_time() and (begun or now >= audited + AUDIT_EVERY):
             report = self.audit(has_time)
             done["audit"] = None if report is None else report.name
-        if has_time() and now >= self._last(ERASURE) + ERASE_EVERY:
-            done["erased"] = self.retention.run(has_time)
-            if not done["erased"]:
-                self._mark(ERASURE, now)
         return done
 
     # --- Backfill -----------------------------------------------------------------------------------------------------
