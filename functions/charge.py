@@ -1,6 +1,5 @@
 """The charge function: create, deliver, read, and the acts, for HTTP callers and for Cloud Tasks."""
 
-import hashlib
 from typing import Final
 
 import flask
@@ -12,6 +11,7 @@ from shared import answer, api, log, wiring
 from shared.answer import Answer, by_task, task_of
 from shared.api import Problem
 from shared.charge import Act, Chosen, charge_id
+from shared.dead_letters import DeadLetters
 from shared.deliver import TaskBody
 from shared.gateway import STRIPE_API_VERSION
 
@@ -77,10 +77,7 @@ def _create(request: flask.Request) -> Answer:
         at_once = by_task(request) or "respond-async" not in request.headers.get("Prefer", "").lower()
         outcome = parts.charger.create(asked, at_once=at_once, task=task_of(request))
         if outcome.refusal == "key_reused":
-            fields = api.differing(asked.terms, outcome.charge.terms)
-            raise Problem(
-                422, "key-reused", f"This key belongs to a charge with other {', '.join(fields)}.", fields=fields
-            )
+            raise api.key_reused(asked.terms, outcome.charge)
     except Problem as found:
         if not by_task(request):
             raise
@@ -91,20 +88,14 @@ def _create(request: flask.Request) -> Answer:
 
 
 def _dead_letter(raw: bytes, request: flask.Request, found: Problem) -> Answer:
-    """Keep a task that can never work where a person finds it; refusing it would repeat it until it is lost."""
+    """Keep a task that can never work where a person finds it."""
     parts = wiring.parts("charge")
-    key = request.headers.get("Idempotency-Key", "")
-    name = hashlib.sha256(key.encode() + b"\n" + raw).hexdigest()
-    parts.ledger.record_once(
-        "DeadLetter",
-        name,
-        {
-            "idempotency_key": key[:1500],
-            "body": raw[: api.BODY_LIMIT_BYTES].decode(errors="replace"),
-            "problem": found.kind,
-            "detail": found.detail,
-            "at": parts.clock.now(),
-        },
+    letters = DeadLetters(ledger=parts.ledger, clock=parts.clock, keep_for=parts.settings.retention)
+    name = letters.keep(
+        idempotency_key=request.headers.get("Idempotency-Key", ""),
+        body=raw,
+        problem=found.kind,
+        detail=found.detail,
     )
     log.error("a task can never work and was kept as a dead letter", dead_letter=name, problem=found.kind)
     return answer.as_json({"dead_letter": name, "problem": found.body()}, 200)

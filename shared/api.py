@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from shared import policy
+from shared import erasure, policy
 from shared.answers import told
 from shared.charge import Charge, Status, Terms, charge_id
 
@@ -191,6 +191,14 @@ def differing(asked: Terms, recorded: Terms) -> list[str]:
     return [name for name in names if getattr(asked, name) != getattr(recorded, name)]
 
 
+def key_reused(asked: Terms, recorded: Charge) -> Problem:
+    """Say in which fields a repeated request differs from the first; of what was erased, nobody knows any more."""
+    forgotten = erasure.ERASED[Terms] if recorded.erased_at is not None else {}
+    fields = [name for name in differing(asked, recorded.terms) if name not in forgotten]
+    what = ", ".join(fields) or "values of fields that were erased since"
+    return Problem(422, "key-reused", f"This key belongs to a charge with other {what}.", fields=fields)
+
+
 def opened(  # noqa: PLR0913 - what the charge is made of, each by its name.
     key: str, body: ChargeBody, *, livemode: bool, generation: int, api_version: str, now: datetime
 ) -> Charge:
@@ -262,6 +270,7 @@ def view(charge: Charge, customer_url: str | None = None) -> dict[str, Any]:
         "created_at": charge.created_at,
         "updated_at": charge.updated_at,
         "succeeded_at": charge.succeeded_at,
+        **({} if charge.erased_at is None else {"erased_at": charge.erased_at}),
     }
     shown: dict[str, Any] = msgspec.to_builtins(body)
     return shown

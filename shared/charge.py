@@ -265,6 +265,7 @@ class Charge:
     outbox: tuple[Notice, ...] = ()  # Everything that anybody was or is to be told.
     history: tuple[Entry, ...] = ()
     succeeded_at: datetime | None = None
+    erased_at: datetime | None = None  # When what is personal in it was erased.
 
     @property
     def final(self) -> bool:

@@ -12,14 +12,16 @@ import click
 import msgspec
 
 from shared import log, wiring
+from shared.dead_letters import DeadLetters
 from shared.gate import KIND, NAME, LedgerClosed, LedgerIdentity
 from shared.ledger import LedgerUnavailable
 from shared.preview import notices
 from shared.reconcile import Report, StripeUnavailable
 from shared.reopen import CannotReopen, Reopening
+from shared.retention import NotOver
 from shared.settings import SettingsError
 
-PASSING: Final = (LedgerUnavailable, StripeUnavailable, LedgerClosed, CannotReopen)
+PASSING: Final = (LedgerUnavailable, StripeUnavailable, LedgerClosed, CannotReopen, NotOver)
 
 
 class _Time(click.ParamType[datetime]):
@@ -151,6 +153,67 @@ def show(charge_id: str) -> None:
     if found is None:
         _fail("There is no such charge.")
     click.echo(json.dumps(_parts().show(found), indent=2))
+
+
+@main.command()
+@click.argument("charge_id")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def erase(charge_id: str, *, yes: bool) -> None:
+    """Erase what is personal in a charge that is over, because a person asks for it.
+
+    The charge stays, and stops a second one under its key. What Stripe keeps of the person is erased there.
+    """
+    parts = _parts()
+    if not yes:
+        click.confirm(
+            "Its description, metadata, mail address and notes are gone for good then. Erase them?", abort=True
+        )
+    found = _or_fail(lambda: parts.reconciler.retention.erase(charge_id))
+    if found is None:
+        _fail("There is no such charge.")
+    click.echo(
+        f"erased: {found.erased_at:%Y-%m-%d %H:%M} UTC. Stripe has its own record of customer {found.terms.customer}."
+    )
+
+
+@main.group("dead-letters")
+def dead_letters() -> None:
+    """Tasks that can never work. Nothing was charged for any of them."""
+
+
+@dead_letters.command("list")
+@click.option("--all", "every", is_flag=True, help="Those that are settled, too.")
+def dead_letters_list(*, every: bool) -> None:
+    """List the letters that are not settled."""
+    for name, letter in _or_fail(lambda: list(_letters().all())):
+        if every or letter.settled_at is None:
+            settled = "" if letter.settled_at is None else f"  settled: {letter.note}"
+            click.echo(f"{name}  {letter.at:%Y-%m-%d %H:%M} UTC  {letter.problem}{settled}")
+
+
+@dead_letters.command("show")
+@click.argument("name")
+def dead_letters_show(name: str) -> None:
+    """Show a letter with what its caller sent."""
+    letter = _or_fail(lambda: _letters().read(name))
+    if letter is None:
+        _fail("There is no such dead letter.")
+    click.echo(json.dumps(msgspec.to_builtins(letter), indent=2))
+
+
+@dead_letters.command("settle")
+@click.argument("name")
+@click.option("--note", required=True, help="What became of it, for whoever reads it later.")
+def dead_letters_settle(name: str, note: str) -> None:
+    """Mark a letter as settled, and erase what its caller sent."""
+    if _or_fail(lambda: _letters().settle(name, note)) is None:
+        _fail("There is no such dead letter.")
+    click.echo("settled")
+
+
+def _letters() -> DeadLetters:
+    parts = _parts()
+    return DeadLetters(ledger=parts.ledger, clock=parts.clock, keep_for=parts.settings.retention)
 
 
 def _show(report: Report) -> None:

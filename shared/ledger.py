@@ -21,6 +21,7 @@ import msgspec
 
 from shared.charge import Charge
 from shared.clock import Clock
+from shared.erasure import is_erased
 from shared.store import (
     CHARGE,
     SHARDS,
@@ -126,6 +127,15 @@ class Ledger:
         patience = self._patience(self._read_budget, "the charges that were paid could not be read")
         return patience.call(partial(self._store.paid, shard, since, until, limit))
 
+    def ended(self, before: datetime, limit_per_shard: int) -> list[str]:
+        """Name charges with something to erase that are done, and were last written no later than `before`.
+
+        Raises LedgerUnavailable.
+        """
+        patience = self._patience(self._read_budget, "the charges that have ended could not be read")
+        shards = [patience.call(partial(self._store.ended, shard, before, limit_per_shard)) for shard in range(SHARDS)]
+        return [name for row in shards for name in row]
+
     def names(self, kind: str, *, after: str = "", limit: int = 1000) -> list[str]:
         """Name the first entities of a kind whose names come after `after`. Raises LedgerUnavailable."""
         patience = self._patience(self._read_budget, f"the names of kind {kind} could not be read")
@@ -229,7 +239,7 @@ class _Patience:
 
 
 def properties_of(charge: Charge) -> dict[str, Value]:
-    """Write a charge as an entity's properties: its own fields under their own names, None left out, `due`, `paid`.
+    """Write a charge as an entity's properties: its own fields under their own names, None left out, and the indexes.
 
     A field that is added to Charge later needs a default, with which older entities are read.
     """
@@ -241,6 +251,8 @@ def properties_of(charge: Charge) -> dict[str, Value]:
         properties["due"] = time_key(shard_of(charge.id), charge.due_at)
     if charge.succeeded_at is not None:
         properties["paid"] = time_key(shard_of(charge.id), charge.succeeded_at)
+    if charge.done and not is_erased(charge):
+        properties["ended"] = time_key(shard_of(charge.id), charge.updated_at)
     return properties
 
 

@@ -2,9 +2,10 @@
 
     backfill   the events that Stripe could not deliver: each is applied as if it had come
     audit      what Stripe says was paid in a period, against the ledger, and the other way round
+    erasure    what is personal in charges that are long over (`retention.py`)
 
-Both go through time in windows, account by account, and keep where they are: a run that ends early is taken up by the
-next one. What they find is recorded by the same policy as any other observation: twice changes nothing.
+The first two go through time in windows, account by account, and keep where they are: a run that ends early is taken
+up by the next one. What they find is recorded by the same policy as any other observation: twice changes nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from shared import answers, log, policy
+from shared import answers, erasure, log, policy
 from shared.charge import Charge, Discrepancy, LookFailed, Seen, Status
 from shared.checkout import Checkout, Unreachable, hear_of_card
 from shared.clock import Clock
@@ -22,6 +23,7 @@ from shared.deliver import CHARGE_ID, Charger, LookUnavailable, NotOurs
 from shared.gate import Gate
 from shared.gateway import TOO_MANY, Kind, Row, Rows
 from shared.ledger import AlreadyExists, Conflict, Ledger
+from shared.retention import Retention
 from shared.store import SHARDS, Stored
 
 T = TypeVar("T")
@@ -37,6 +39,7 @@ EVENT_TYPES: Final = (  # What a deployment subscribes to.
 EVENTS_KEPT: Final = timedelta(days=30)  # By Stripe.
 BACKFILL_EVERY: Final = timedelta(hours=1)
 AUDIT_EVERY: Final = timedelta(days=1)
+ERASE_EVERY: Final = timedelta(days=1)  # Until nothing is left to be erased that day.
 AUDIT_DELAY: Final = timedelta(minutes=15)  # What is younger may still be on its way into the ledger.
 OVERLAP: Final = timedelta(hours=1)  # Of two periods: clocks differ, and lists may lag.
 PUT_OFF_FOR: Final = timedelta(days=3)  # How long an event that cannot be applied holds the backfill back.
@@ -50,6 +53,7 @@ PASSING: Final = frozenset({Seen.NO_REPLY, Seen.SERVER_ERROR, Seen.LIMITED, Seen
 REPORT: Final = "AuditReport"
 PROGRESS: Final = "Progress"
 AUDIT: Final = "audit"
+ERASURE: Final = "erasure"
 
 
 class StripeUnavailable(Exception):
@@ -138,6 +142,7 @@ class Report:
     stage: int = 0  # how many of its stages are done (one an account, then one a shard of the ledger),
     position: datetime  # and how far the next one is.
     finished_at: datetime | None = None
+    expires_at: datetime | None = None  # From when on Datastore may delete it.
     at_stripe: int = 0  # Payments of ours that Stripe lists.
     in_ledger: int = 0  # Charges that the ledger calls succeeded.
     agreed: int = 0
@@ -163,11 +168,21 @@ class Backfilled:
 
 
 class Reconciler:
-    """Backfill and audit, over the adapters given. `has_time` says whether another step may begin."""
+    """Backfill, audit and erasure, over the adapters given. `has_time` says whether another step may begin."""
 
     def __init__(  # noqa: PLR0913 - the adapters, each by its name.
-        self, *, charger: Charger, ledger: Ledger, gate: Gate, gateway: Listing, checkout: Checkout, clock: Clock
+        self,
+        *,
+        charger: Charger,
+        ledger: Ledger,
+        gate: Gate,
+        gateway: Listing,
+        checkout: Checkout,
+        clock: Clock,
+        keep_for: timedelta = erasure.RETENTION,
     ) -> None:
+        self._keep_for = keep_for
+        self.retention = Retention(ledger=ledger, gate=gate, clock=clock, keep_for=keep_for)
         self._charger = charger
         self._checkout = checkout
         self._ledger = ledger
@@ -179,12 +194,18 @@ class Reconciler:
         """Sweep, then do what else is due."""
         done: dict[str, Any] = {"swept": self._charger.sweep()}
         now = self._clock.now()
+        audited = max(self._last(AUDIT), self._gate.check().opened_at)
+        log.info("the audit stands", behind_seconds=round((now - audited).total_seconds()))  # Before it can fail.
+        # Before what needs Stripe: it needs nobody.
+        if has_time() and now >= self._last(ERASURE) + ERASE_EVERY:
+            done["erased"] = self.retention.run(has_time)
+            if not done["erased"]:
+                self._mark(ERASURE, now)
         if has_time() and now >= self._last("backfill") + BACKFILL_EVERY:
             done["backfill"] = msgspec.to_builtins(self.backfill(has_time))
         current = self._current()
         begun = current is not None and current[0].finished_at is None
-        last = max(self._last(AUDIT), self._gate.check().opened_at)
-        if has_time() and (begun or now >= last + AUDIT_EVERY):
+        if has_time() and (begun or now >= audited + AUDIT_EVERY):
             report = self.audit(has_time)
             done["audit"] = None if report is None else report.name
         return done
@@ -266,6 +287,7 @@ class Reconciler:
                 accounts=tuple(account or "" for account in self._accounts.all()),
                 window=since,
                 position=since,
+                expires_at=now + self._keep_for,
             )
             current = self._begin(report)
             if current is None:

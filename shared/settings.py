@@ -8,6 +8,8 @@ from datetime import timedelta
 from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
 
+from shared.erasure import RETENTION, SHORTEST_RETENTION
+
 T = TypeVar("T")
 
 _EVERY: Final = ("GOOGLE_CLOUD_PROJECT", "STRIPE_API_KEY", "TASKS_LOCATION", "CHARGE_URL")  # To move a charge forward.
@@ -55,6 +57,7 @@ class Settings:
     quarantine: timedelta = timedelta(minutes=15)
     stripe_timeout: timedelta = timedelta(seconds=30)
     ledger_generation: int = 1
+    retention: timedelta = RETENTION  # After it what is personal in an ended charge is erased.
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str], *, function: str | None = None) -> Self:
@@ -88,6 +91,7 @@ class Settings:
             quarantine=reader.read("QUARANTINE", duration, cls.quarantine),
             stripe_timeout=reader.read("STRIPE_TIMEOUT", duration, cls.stripe_timeout),
             ledger_generation=reader.read("LEDGER_GENERATION", _generation, cls.ledger_generation),
+            retention=reader.read("RETENTION", _retention, cls.retention),
         )
         needs_sender = ("MAIL_FROM",) if function == "notify" and settings.smtp_url else ()
         reader.require((*NEEDS[function], *needs_sender) if function else ())
@@ -187,6 +191,13 @@ def _address(text: str) -> str:
 
 def _schedule(text: str) -> tuple[timedelta, ...]:
     return tuple(duration(part.strip()) for part in text.split(","))
+
+
+def _retention(text: str) -> timedelta:
+    read = duration(text)
+    if read < SHORTEST_RETENTION:
+        raise ValueError(f"write {SHORTEST_RETENTION.days}d or more, not {text!r}: so long it may be disputed")
+    return read
 
 
 def _generation(text: str) -> int:

@@ -45,7 +45,7 @@ Value: TypeAlias = "bool | int | float | str | datetime | Sequence[Value] | Mapp
 
 CHARGE: Final = "Charge"  # The kind of the entities that are queried.
 
-INDEXED: Final = frozenset({"due", "paid", "payment_intent"})
+INDEXED: Final = frozenset({"due", "ended", "paid", "payment_intent"})
 """The properties that are queried. Every other one is excluded from indexes: an index costs each write time, and an
 index on anything that rises with time makes all writers meet in one place."""
 
@@ -74,7 +74,7 @@ def shard_of(charge_id: str) -> int:
 
 
 def time_key(shard: int, at: datetime) -> str:
-    """Write the `due` or the `paid` property: `"<shard, two digits>|<RFC 3339 UTC, microseconds>"`.
+    """Write the `due`, the `paid` or the `ended` property: `"<shard, two digits>|<RFC 3339 UTC, microseconds>"`.
 
     One string, in order of time within a shard, so that the index that Datastore keeps of every property serves, and no
     composite index is needed. The shard leads, because an index that leads with the time is a hot spot: each new entry
@@ -131,6 +131,9 @@ class Store(Protocol):
     def paid(self, shard: int, since: datetime, until: datetime, limit: int) -> list[str]:
         """Name at most `limit` charges of the shard that succeeded from `since` to `until`, the earliest first."""
 
+    def ended(self, shard: int, before: datetime, limit: int) -> list[str]:
+        """Name at most `limit` charges of the shard whose `ended` is no later than `before`, the oldest first."""
+
     def by_payment_intent(self, payment_intent: str) -> list[str]:
         """Name the charges that have recorded this PaymentIntent; at most `MATCHES`."""
 
@@ -177,7 +180,8 @@ MEANING: Final[Mapping[grpc.StatusCode, _Meaning]] = {
 # fmt: on
 
 MEND: Final[Mapping[grpc.StatusCode, str]] = {
-    grpc.StatusCode.PERMISSION_DENIED: "give the function's service account roles/datastore.user on this project",
+    grpc.StatusCode.PERMISSION_DENIED: "let the function's service account create, get, list and update entities of "
+    "this database: infra/terraform makes such a role, which deletes nothing",
     grpc.StatusCode.UNAUTHENTICATED: "run the function as a service account, or log in with "
     "`gcloud auth application-default login`",
     grpc.StatusCode.NOT_FOUND: "create the database, or correct DATASTORE_DATABASE",
@@ -259,6 +263,10 @@ class DatastoreStore:
     def paid(self, shard: int, since: datetime, until: datetime, limit: int) -> list[str]:
         """Name at most `limit` charges of the shard that succeeded from `since` to `until`, the earliest first."""
         return self._between("paid", time_key(shard, since), time_key(shard, until), limit)
+
+    def ended(self, shard: int, before: datetime, limit: int) -> list[str]:
+        """Name at most `limit` charges of the shard whose `ended` is no later than `before`, the oldest first."""
+        return self._between("ended", f"{shard:02d}|", time_key(shard, before), limit)
 
     def by_payment_intent(self, payment_intent: str) -> list[str]:
         """Name the charges that have recorded this PaymentIntent; at most `MATCHES`."""

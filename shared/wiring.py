@@ -124,7 +124,13 @@ def build(settings: Settings) -> Parts:
         charger=charger,
         limits=limits,
         reconciler=Reconciler(
-            charger=charger, ledger=ledger, gate=gate, gateway=gateway, checkout=checkout, clock=clock
+            charger=charger,
+            ledger=ledger,
+            gate=gate,
+            gateway=gateway,
+            checkout=checkout,
+            clock=clock,
+            keep_for=settings.retention,
         ),
         checkout=checkout,
     )

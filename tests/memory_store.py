@@ -95,6 +95,16 @@ class MemoryStore(Store):
 
         return self._call(StoreCall("paid", CHARGE, str(shard)), paid)
 
+    def ended(self, shard: int, before: datetime, limit: int) -> list[str]:
+        """Name at most `limit` charges of the shard whose `ended` is no later than `before`, the oldest first."""
+
+        def ended() -> list[str]:
+            lowest, highest = f"{shard:02d}|", time_key(shard, before)
+            found = [(key, name) for name, key in self._charges_by("ended") if lowest <= key <= highest]
+            return [name for _, name in sorted(found)[:limit]]
+
+        return self._call(StoreCall("ended", CHARGE, str(shard)), ended)
+
     def names(self, kind: str, after: str, limit: int) -> list[str]:
         """Name at most `limit` entities of a kind, in order, from the first whose name comes after `after`."""
 

@@ -12,7 +12,7 @@ from infra.local.stripe.engine import Fault as StripeFault
 from shared import wiring
 from shared.charge import Status, charge_id
 from shared.ledger import properties_of
-from shared.reconcile import PAGE, STEPS_A_WRITE
+from shared.reconcile import PAGE, STEPS_A_WRITE, StripeUnavailable
 from shared.store import CHARGE
 from tests.world import KEY, World
 
@@ -440,3 +440,26 @@ def test_a_sweep_does_what_else_is_due(world: World) -> None:
     world.clock.sleep(DAY)
     world.sweep()
     assert world.told[-1].body["audit"] is not None
+
+
+def test_each_sweep_says_how_far_the_audit_is_behind_even_if_stripe_does_not_answer(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A key that may not list payments would stop it without a sound: an alert counts on this line.
+
+    And what is to be erased is erased.
+    """
+    for name in ("audit", "backfill"):
+        world.parts.reconciler._put(name, {"at": world.clock.now()})
+    world.clock.sleep(3 * DAY)
+    world.engine.fail_next(StripeFault.ERROR_503_BEFORE, "refunds.list", times=None)
+    world.parts.reconciler._mark("erasure", world.clock.now() - 2 * DAY)
+    erased_until = world.parts.reconciler._last("erasure")
+    capsys.readouterr()
+    with pytest.raises(StripeUnavailable):
+        world.parts.reconciler.run(lambda: True)
+    assert world.parts.reconciler._last("erasure") > erased_until
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [round(line["behind_seconds"] / 60) for line in lines if line["message"] == "the audit stands"] == [
+        3 * 24 * 60
+    ]

@@ -1,14 +1,18 @@
 """The `paidonce` command line: what operators type, and what they read."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from shared import log, wiring
 from shared.cli import main
+from shared.dead_letters import DeadLetters
+from shared.store import Stored
 from tests.world import KEY, World
 
 
@@ -151,3 +155,110 @@ def test_an_environment_that_lacks_something_is_named(monkeypatch: pytest.Monkey
         monkeypatch.delenv(name, raising=False)
     ran = CliRunner().invoke(main, ["ledger", "show"])
     assert (ran.exit_code, "STRIPE_API_KEY: set it" in ran.output) == (2, True)
+
+
+# --- Dead letters -----------------------------------------------------------------------------------------------------
+
+
+REFUSED = {"amount": 1999, "currency": "USD", "receipt_email": "jane@example.com"}
+
+
+def refused(world: World) -> str:
+    """Have a task refused that can never work, and name its letter."""
+    answer = world.post("/", REFUSED, key="order-2", by_task="task-2")
+    assert answer is not None
+    assert answer.status == 200
+    return str(answer.body["dead_letter"])
+
+
+def test_dead_letters_are_listed_shown_and_settled(world: World) -> None:
+    """Settled, one is not listed any more, and what its caller sent is gone."""
+    assert run(world, "dead-letters", "list").stdout == ""
+    name = refused(world)
+    assert run(world, "dead-letters", "list").stdout == f"{name}  2026-11-24 10:00 UTC  invalid-body\n"
+    shown = json.loads(run(world, "dead-letters", "show", name).stdout)
+    assert (shown["idempotency_key"], json.loads(shown["body"])) == ("order-2", REFUSED)
+    assert "currency" in shown["detail"]
+
+    settled = run(world, "dead-letters", "settle", name, "--note", "the shop sends usd now")
+
+    assert (settled.exit_code, settled.stdout) == (0, "settled\n")
+    assert run(world, "dead-letters", "list").stdout == ""
+    assert run(world, "dead-letters", "list", "--all").stdout.endswith("settled: the shop sends usd now\n")
+    assert "jane" not in str(world.store._entities["DeadLetter", name].properties)
+    assert [charge.idempotency_key for charge in world.charges()] == [KEY]
+
+
+def test_a_dead_letter_that_comes_again_once_settled_is_open_again(world: World) -> None:
+    """The caller was not mended after all. Before that, twice is one letter, as it was first."""
+    name = refused(world)
+    world.clock.sleep(timedelta(hours=1))
+    assert refused(world) == name
+    assert "2026-11-24 10:00" in run(world, "dead-letters", "list").stdout
+    run(world, "dead-letters", "settle", name, "--note", "mended")
+    world.clock.sleep(timedelta(hours=1))
+    assert refused(world) == name
+    assert f"{name}  2026-11-24 12:00" in run(world, "dead-letters", "list").stdout
+    assert "jane" in run(world, "dead-letters", "show", name).stdout
+
+
+def test_two_who_write_a_dead_letter_at_once_lose_nothing(world: World) -> None:
+    """It is settled, and then even deleted, while its task comes again: it is kept, and open."""
+    name = refused(world)
+    ledger, keep_for = world.parts.ledger, timedelta(days=400)
+    others, read = DeadLetters(ledger=ledger, clock=world.clock, keep_for=keep_for), ledger.read
+    happens: list[Callable[[], object]] = []
+
+    def meanwhile(kind: str, name: str) -> Stored | None:
+        stored = read(kind, name)
+        if happens:
+            happens.pop(0)()
+        return stored
+
+    raced: Any = SimpleNamespace(read=meanwhile, write=ledger.write, record_once=ledger.record_once)
+    letters = DeadLetters(ledger=raced, clock=world.clock, keep_for=keep_for)
+    happens += [lambda: others.settle(name, "by another")]
+    assert letters.settle(name, "by me") is not None
+    assert others.read(name) == letters.settle(name, "by me")
+
+    raced.names = lambda _kind, *, after: ["0" * 64, name] if not after else []  # One is deleted meanwhile.
+    assert [found for found, _ in letters.all()] == [name]
+
+    happens += [lambda: others.settle(name, "again"), lambda: world.store._entities.pop(("DeadLetter", name))]
+    raw = json.dumps(REFUSED).encode()
+    assert letters.keep(idempotency_key="order-2", body=raw, problem="invalid-body", detail="currency") == name
+    assert run(world, "dead-letters", "list").stdout.startswith(name)
+
+
+def test_a_dead_letter_that_is_not_there_is_said(world: World) -> None:
+    """Exit code 1."""
+    for words in (("show", "0" * 64), ("settle", "0" * 64, "--note", "x")):
+        ran = run(world, "dead-letters", *words)
+        assert (ran.exit_code, ran.output) == (1, "Error: There is no such dead letter.\n")
+
+
+# --- Erasing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_charge_is_erased_when_a_person_asks_for_it(world: World) -> None:
+    """After asking; and once is enough."""
+    world.create(key="order-2", receipt_email="jane@example.com", description="Shoes for Jane")
+    world.settle()
+    name = world.charge("order-2").id
+    assert run(world, "erase", name, answer="n\n").exit_code == 1
+    assert world.charge("order-2").terms.description == "Shoes for Jane"
+    done = run(world, "erase", name, answer="y\n")
+    assert done.exit_code == 0, done.output
+    assert "erased: 2026-11-24 1" in done.output
+    assert world.charge("order-2").terms.receipt_email is None
+    assert run(world, "erase", name, "--yes").exit_code == 0
+    assert json.loads(run(world, "show", name).stdout)["erased_at"].startswith("2026-11-24T1")
+    assert world.money_moved("order-2") == [1999]
+
+
+def test_an_open_charge_is_not_erased(world: World) -> None:
+    """What it still has to do may need it."""
+    world.create(key="order-2", payment_method="pm_card_chargeDeclinedInsufficientFunds")
+    ran = run(world, "erase", world.charge("order-2").id, "--yes")
+    assert (ran.exit_code, "The charge is declined. End it first" in ran.output) == (1, True)
+    assert run(world, "erase", "0" * 40, "--yes").output == "Error: There is no such charge.\n"

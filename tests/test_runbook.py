@@ -12,7 +12,7 @@ import pytest
 from werkzeug.routing import RequestRedirect
 
 from functions.charge import ROUTES
-from shared import api, gateway, links, policy, reconcile
+from shared import api, erasure, gateway, links, policy, reconcile
 from shared.charge import charge_id
 from shared.cli import main
 
@@ -75,7 +75,8 @@ def test_every_paidonce_command_exists_with_its_options(place: str, text: str) -
 def test_the_commands_that_only_an_operator_has_are_in_the_runbook() -> None:
     """Whoever adds one says when it is used."""
     named = {" ".join(shlex.split(text, comments=True)[:2]) for _, text in PAIDONCE}
-    for group in ("ledger", "audit"):
+    assert "erase" in {text.partition(" ")[0] for _, text in PAIDONCE}
+    for group in ("ledger", "audit", "dead-letters"):
         commands = main.commands[group]
         assert isinstance(commands, click.Group)
         assert {f"{group} {name}" for name in commands.commands} <= named
@@ -95,7 +96,7 @@ def test_every_variable_of_terraform_is_one() -> None:
     declared = set(re.findall(r'^variable "(\w+)"', TERRAFORM["variables"], re.MULTILINE))
     named = set(re.findall(r"`(\w+) = [^`]+`", RUNBOOK))
     named |= {word for word in re.findall(r"`(\w+)`", RUNBOOK) if re.fullmatch(r"[a-z]+(_[a-z]+)+", word)}
-    of_a_charge = {"last_error", "waiting_on", "api_version", "expires_at"}
+    of_a_charge = {"receipt_email", "last_error", "waiting_on", "api_version", "expires_at"}
     assert of_a_charge <= set(re.findall(r'^        "(\w+)":', CODE, re.MULTILINE))
     assert {"jobs_paused", "ledger_generation", "deletion_protection", "secret_versions"} <= named
     assert named - of_a_charge <= declared
@@ -194,6 +195,8 @@ def test_the_times_that_are_promised_are_the_codes() -> None:
     assert timedelta(days=365) == api.LATEST_EXPIRY
     assert reconcile.EVENTS_KEPT == links.LINK_LIFE == timedelta(days=30)
     assert timedelta(hours=12) == links.FORM_LIFE
+    assert (timedelta(days=120), timedelta(days=400)) == (erasure.SHORTEST_RETENTION, erasure.RETENTION)
+    assert timedelta(days=1) == reconcile.AUDIT_EVERY  # Late is twice that.
     for said in (
         "23 hours",
         "for 24 no decline",
@@ -202,8 +205,10 @@ def test_the_times_that_are_promised_are_the_codes() -> None:
         "a day before",
         "ten minutes",
         "a year at most",
+        "400 by default, never less than 120",
+        "for two days",
     ):
         assert said in RUNBOOK, said
-    for said in ("for 30 days", "twelve hours", "98 days", "five minutes"):
+    for said in ("400 days after", "for 30 days", "twelve hours", "98 days", "five minutes"):
         assert said in SECURITY, said
     assert "8467200s" in TERRAFORM["database"]  # 98 days.

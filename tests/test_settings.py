@@ -35,6 +35,7 @@ ENVIRONMENT: Final = {
     "QUARANTINE": "24h",
     "STRIPE_TIMEOUT": "250ms",
     "LEDGER_GENERATION": "3",
+    "RETENTION": "730d",
 }
 
 
@@ -65,6 +66,7 @@ def test_every_variable_is_read() -> None:
         quarantine=timedelta(days=1),
         stripe_timeout=timedelta(milliseconds=250),
         ledger_generation=3,
+        retention=timedelta(days=730),
     )
 
 
@@ -157,6 +159,8 @@ def test_what_is_no_duration_says_what_to_write(text: str) -> None:
         ("LEDGER_GENERATION", "0", "whole number from 1 on"),
         ("LEDGER_GENERATION", "two", "whole number from 1 on"),
         ("STRIPE_API_KEY", "pk_live_1", "secret key"),
+        ("RETENTION", "119d", "120d or more"),
+        ("RETENTION", "for ever", "a duration"),
     ],
 )
 def test_what_cannot_be_read_says_what_to_write(name: str, text: str, says: str) -> None:

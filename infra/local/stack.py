@@ -46,12 +46,15 @@ BANK_DEBIT_SECONDS: Final = 5  # Not days.
 
 FUNCTION_THREADS: Final = 32  # A delivery mostly waits for Stripe; too few threads would make callers queue for them.
 
-QUEUE_OPTIONS: Final = (
+QUEUE_OPTIONS: Final = (  # As deployed (infra/terraform/queues.tf), of the queue of charges.
+    "max_dispatches_per_second=10",
+    "max_concurrent_dispatches=50",
     "min_backoff=1",  # Most of what a delivery waits for is over in a second.
     "max_backoff=300",  # A charge may be in trouble for a day, and a try every five minutes is cheap.
     "max_doublings=16",  # 1, 2, 4, ... 256, 300 s.
     "max_attempts=-1",  # As long as a task lives, 31 days: only a charge that has ended ends its task.
 )
+NOTICE_OPTIONS: Final = QUEUE_OPTIONS[2:]  # At the service's own rate, and not days later: somebody is watching.
 
 SWEEP_EVERY: Final = timedelta(seconds=10)  # In production every minute; nobody wants to watch that pass.
 CALL_TIMEOUT_SECONDS: Final = 60.0
@@ -209,7 +212,8 @@ class Stack:
         secrets = [word for secret in WEBHOOK_SECRETS for word in ("--webhook-secret", secret)]
         times = ["--webhook-compression", WEBHOOK_COMPRESSION, "--bank-debit-seconds", BANK_DEBIT_SECONDS]
         ports = ["--port", self.ports.tasks, "--control-port", self.ports.tasks_control]
-        queues = [word for queue in (QUEUE, NOTICES) for word in ("--queue", ",".join((queue, *QUEUE_OPTIONS)))]
+        options = {QUEUE: QUEUE_OPTIONS, NOTICES: NOTICE_OPTIONS}
+        queues = [word for queue, said in options.items() for word in ("--queue", ",".join((queue, *said)))]
         mail = ["--port", self.ports.mail, "--web-port", self.ports.mail_page, "--folder", self.folder / "mail"]
         return [
             self._program(

@@ -2,7 +2,7 @@
 
 resource "google_firestore_database" "ledger" {
   project     = var.project
-  name        = var.name
+  name        = coalesce(var.database, var.name)
   location_id = coalesce(var.database_location, var.region)
   type        = "DATASTORE_MODE"
 

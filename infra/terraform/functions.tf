@@ -29,6 +29,7 @@ locals {
     QUARANTINE           = "${var.quarantine_seconds}s"
     STRIPE_TIMEOUT       = "${var.stripe_timeout_seconds}s"
     LEDGER_GENERATION    = tostring(var.ledger_generation)
+    RETENTION            = "${var.retention_days}d"
   }
 
   # What any function reads that opens the ledger, and what it takes besides to move a charge forward.
@@ -46,8 +47,8 @@ locals {
       description   = "Takes charges and carries them out."
       ingress       = var.charge_ingress
       callers       = concat(["tasks"], var.callers)
-      settings      = concat(local.moves_charges, ["PORTAL_URL"])
-      secrets       = ["STRIPE_API_KEY", "SIGNING_SECRETS"] # It signs the customer's links.
+      settings      = concat(local.moves_charges, ["PORTAL_URL", "RETENTION"]) # Of dead letters.
+      secrets       = ["STRIPE_API_KEY", "SIGNING_SECRETS"]                    # It signs the customer's links.
       queues        = ["charges", "notices"]
       max_instances = 10
       concurrency   = 32
@@ -63,10 +64,10 @@ locals {
       concurrency   = 32
     }
     reconcile = { # One job a minute, each far shorter than that; two when they overlap.
-      description   = "Sweeps, fills gaps and audits."
+      description   = "Sweeps, fills gaps, audits and erases."
       ingress       = "ALLOW_INTERNAL_ONLY"
       callers       = ["scheduler"]
-      settings      = local.moves_charges
+      settings      = concat(local.moves_charges, ["RETENTION"])
       secrets       = ["STRIPE_API_KEY"]
       queues        = ["charges", "notices"]
       max_instances = 2

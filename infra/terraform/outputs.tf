@@ -32,6 +32,11 @@ output "put_secrets" {
   value       = { for variable, secret in google_secret_manager_secret.secret : variable => "gcloud secrets versions add ${secret.secret_id} --project=${var.project} --data-file=-" }
 }
 
+output "ttl" {
+  description = "Commands, once a database, that have Datastore delete dead letters and audit reports when their retention is over. Nothing relies on it. By hand, because in Datastore mode the provider's google_firestore_field is refused."
+  value       = [for kind in ["AuditReport", "DeadLetter"] : "gcloud firestore fields ttls update expires_at --collection-group=${kind} --enable-ttl --database=${google_firestore_database.ledger.name} --project=${var.project}"]
+}
+
 output "pause" {
   description = "Commands that stop deliveries; `resume` in place of `pause` lets them go on. Set jobs_paused as well."
   value       = [for queue in google_cloud_tasks_queue.queue : "gcloud tasks queues pause ${queue.name} --project=${var.project} --location=${var.region}"]

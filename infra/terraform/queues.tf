@@ -2,18 +2,23 @@
 # twice, and a call may go on after they have given it up: all of the functions bear that.
 
 locals {
-  # Cloud Tasks stops only when the attempts AND the duration are used up, and then drops the task without a word. The
-  # sweep finds every charge by its `due_at`, so no task needs to live long; the attempts are so few that the duration
-  # decides.
+  # Cloud Tasks drops a task that has used up its attempts (and its duration, if there is one) without a word. A charge
+  # that is recorded loses nothing by it: the sweep finds it by its `due_at` and makes it another task. A task of a
+  # caller's whose charge could not be recorded yet, because Datastore was down or the ledger closed, has nobody else. So
+  # the tasks of charges have no limit but Cloud Tasks' own, 31 days: longer than a charge stays open
+  # (`EXPIRES_AFTER`), no longer than new charges are looked for first after a restore (`LIST_FOR`). How old a key may be
+  # is the ledger's to say, and never a task's: past `KEY_HORIZON` a delivery asks Stripe and sends nothing. Nor do tasks
+  # pile up: one of an older epoch than the sweep's ends at once.
   queues = {
     charges = {
       dispatches_per_second = var.charge_dispatches_per_second
-      # Half of what the function can take: the other half is for callers.
-      concurrent_dispatches = max(1, floor(local.budgets.charge.max_instances * local.budgets.charge.concurrency / 2))
+      # At ten a second, fifty are five seconds of Stripe's at each: beyond that it is Stripe that is slow. And never
+      # more than half of what the function can take: the other half is for callers.
+      concurrent_dispatches = min(50, max(1, floor(local.budgets.charge.max_instances * local.budgets.charge.concurrency / 2)))
       min_backoff_seconds   = 1   # `FIRST_WAIT`: most of Stripe's troubles are over in a second.
       max_backoff_seconds   = 300 # Within `LAST_WAIT`, and no longer than the sweep waits for a task (`SWEEP_AGAIN`).
-      max_attempts          = 100
-      max_retry_seconds     = 22 * 3600 # Over before `KEY_HORIZON`, 23 h: from there on only the ledger says what to do.
+      max_attempts          = -1
+      max_retry_seconds     = null
     }
     notices = {
       dispatches_per_second = var.notice_dispatches_per_second
@@ -43,7 +48,7 @@ resource "google_cloud_tasks_queue" "queue" {
     max_backoff        = "${each.value.max_backoff_seconds}s"
     max_doublings      = 16 # Up to max_backoff, and not linearly before
     max_attempts       = each.value.max_attempts
-    max_retry_duration = "${each.value.max_retry_seconds}s"
+    max_retry_duration = each.value.max_retry_seconds == null ? null : "${each.value.max_retry_seconds}s"
   }
 
   stackdriver_logging_config {

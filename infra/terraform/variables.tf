@@ -223,6 +223,22 @@ variable "secret_versions" {
 
 # --- The database ----------------------------------------------------------------------------------------------------
 
+variable "database" {
+  description = "Name of the database that holds the ledger. null: `name`. A restored ledger has a name of its own, beside the one that it was restored from: infra/RUNBOOK.md."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.database == null || can(regex("^[a-z][a-z0-9-]{2,61}[a-z0-9]$", var.database))
+    error_message = "4 to 63 lower-case letters, digits and hyphens, the first a letter, the last no hyphen. The default database of the project is not for this."
+  }
+  validation {
+    # An empty database of generation 1 is a new ledger, which has forgotten every key; of a later one it stays closed.
+    condition     = var.database == null || var.database == var.name || var.ledger_generation > 1
+    error_message = "Only a restored ledger has another name than the deployment: raise ledger_generation with it."
+  }
+}
+
 variable "database_location" {
   description = "Location of the database: a region, or a multi-region (nam5, eur3), which survives the loss of a region. It can never be changed. null: `region`."
   type        = string
@@ -231,6 +247,17 @@ variable "database_location" {
   validation {
     condition     = var.database_location == null || can(regex("^(nam5|eur3|[a-z]+-[a-z]+[0-9]+)$", var.database_location))
     error_message = "Write a region such as europe-west1, or nam5 or eur3."
+  }
+}
+
+variable "retention_days" {
+  description = "RETENTION: how many days after it last changed an ended charge is kept whole; then what is personal in it is erased, and the rest stays for ever. At least the 120 days for which most banks let a customer dispute a payment."
+  type        = number
+  default     = 400
+
+  validation {
+    condition     = var.retention_days >= 120 && var.retention_days == floor(var.retention_days)
+    error_message = "120 whole days or more."
   }
 }
 
@@ -243,9 +270,9 @@ variable "deletion_protection" {
 # --- Queues and jobs -------------------------------------------------------------------------------------------------
 
 variable "charge_dispatches_per_second" {
-  description = "Deliveries that Cloud Tasks starts a second. Stripe takes some 100 requests a second of a live account (25 in test mode) and a delivery makes about two: the default leaves half to HTTP callers."
+  description = "Deliveries that Cloud Tasks starts a second. A delivery makes about two requests, and Stripe takes some 100 a second of a live account (25 in test mode): at the default what waited through an outage comes back without meeting that limit, and callers have the rest."
   type        = number
-  default     = 25
+  default     = 10
 
   validation {
     condition     = var.charge_dispatches_per_second > 0 && var.charge_dispatches_per_second <= 500

@@ -1,9 +1,11 @@
 """What every Store promises: the one in memory, which other tests rest on, and Google's two engines."""
 
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import grpc
 import pytest
@@ -291,6 +293,17 @@ def test_charges_paid_in_a_period_are_named_earliest_first_up_to_the_limit(store
     assert store.paid(0, NOON, NOON + timedelta(hours=9), 2) == ["00", "01"]
 
 
+def test_charges_that_have_ended_are_named_oldest_first_up_to_the_limit(store: Store) -> None:
+    """Of one shard, up to a time."""
+    for hour in (3, 1, 0, 2):
+        store.insert(CHARGE, f"0{hour}", {"ended": time_key(0, NOON + timedelta(hours=hour))})
+    store.insert(CHARGE, "10", {"ended": time_key(1, NOON)})
+
+    assert store.ended(0, NOON + timedelta(hours=2), 10) == ["00", "01", "02"]
+    assert store.ended(0, NOON + timedelta(hours=2), 2) == ["00", "01"]
+    assert store.ended(2, NOON, 10) == []
+
+
 def test_the_names_of_a_kind_are_read_in_order_from_any_of_them_on(store: Store) -> None:
     """Other kinds are not among them."""
     for name in ("b", "a", "c"):
@@ -385,8 +398,13 @@ def test_every_error_code_of_grpc_has_a_meaning(call: Call) -> None:
 
 
 def test_a_permission_that_is_missing_is_named() -> None:
-    """The message is for whoever deploys."""
-    assert "roles/datastore.user" in str(error_of(answered(grpc.StatusCode.PERMISSION_DENIED), Call.INSERT))
+    """The message is for whoever deploys, and asks for what the deployment gives: no role that can delete."""
+    said = str(error_of(answered(grpc.StatusCode.PERMISSION_DENIED), Call.INSERT))
+    roles = (Path(__file__).parents[2] / "infra" / "terraform" / "identities.tf").read_text()
+    given = re.findall(r'"datastore\.entities\.(\w+)"', roles)
+    assert sorted(given) == ["create", "get", "list", "update"]
+    assert all(verb in said for verb in given)
+    assert "roles/datastore" not in said
 
 
 def test_time_keys_sort_as_their_times_whatever_the_zone() -> None:

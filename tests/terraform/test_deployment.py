@@ -1,6 +1,7 @@
 """What the deployment would make agrees with the code: variables, secrets, roles, durations, queries, log lines."""
 
 import ast
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,12 +14,16 @@ from google.cloud.datastore_v1.types import CompositeFilter, Filter, PropertyFil
 from google.cloud.datastore_v1.types import Value as ValueMessage
 
 from infra.local.datastore import DatastoreEmulator
-from shared import policy, tasks
+from infra.local.stack import NOTICE_OPTIONS, QUEUE_OPTIONS
+from infra.local.tasks.declaration import parse_queue
+from infra.local.tasks.rules import LIFETIME
+from shared import dead_letters, erasure, policy, reconcile, tasks
 from shared.charge import Status
 from shared.deliver import SWEEP_AGAIN
 from shared.policy import Limits
 from shared.settings import NEEDS, Settings
 from shared.store import INDEXED, DatastoreStore, StoreRefused
+from tests.outages.deployment import QueueSettings
 from tests.terraform.conftest import CALLER, DEPLOYMENT, REPOSITORY, TASK_CALLER, Plan, Workspace
 
 FUNCTIONS: Final = ("charge", "webhook", "reconcile", "notify", "portal")
@@ -31,10 +36,32 @@ NOT_SET: Final = {  # Of the contract's variables, those that no deployment sets
 OF_THE_PLATFORM: Final = {"LOG_EXECUTION_ID", "THREADS"}  # Read by functions-framework.
 ONLY_FOR: Final[Mapping[str, set[str]]] = {  # What not every function that reads it from the environment makes use of.
     "PORTAL_URL": {"charge", "notify", "portal"},
+    "RETENTION": {"charge", "reconcile"},
     "SIGNING_SECRETS": {"charge", "notify", "portal"},
     "SMTP_URL": {"notify"},
     "STRIPE_WEBHOOK_SECRETS": {"webhook"},
 }
+
+
+# --- The quick start --------------------------------------------------------------------------------------------------
+
+
+def test_the_quick_start_names_what_there_is(small: Plan) -> None:
+    """Ten commands; the events are those that the webhook reads, the secrets and the addresses the deployment's."""
+    text = (DEPLOYMENT / "README.md").read_text().partition("## Quick start")[2].partition("\n## ")[0]
+    commands = re.findall(r"^    (.+)$", text, re.MULTILINE)
+    assert len(commands) == 10
+    assert "has not" in text  # Been tried: what takes a cloud.
+    (endpoint,) = (command for command in commands if command.startswith("stripe "))
+    events = set(re.findall(r"enabled_events\[\]=([\w.]+)", endpoint))
+    assert events == {*reconcile.EVENT_TYPES, "checkout.session.completed"}
+    assert "checkout.session.completed" in (REPOSITORY / "shared" / "answers.py").read_text()
+    secrets = {each["secret_id"] for each in small.all("google_secret_manager_secret").values()}
+    assert set(re.findall(r"secrets versions add ([\w-]+)", text)) == secrets
+    assert set(re.findall(r"output -raw (\w+)", text)) <= set(small.outputs)
+    shown = re.sub(r"\$\(gcloud projects describe .*?'\)", "123456789012", endpoint)
+    assert f'"url={small.outputs["webhook_url"]}"' in shown
+    assert "small" in text
 
 
 # --- Variables and secrets --------------------------------------------------------------------------------------------
@@ -281,17 +308,16 @@ def _limits(plan: Plan) -> Limits:
 
 def _check_durations(plan: Plan) -> Limits:
     limits = _limits(plan)
-    retry = plan.all("google_cloud_tasks_queue")["charges"]["retry_config"][0]
     for function in FUNCTIONS:
         timeout = timedelta(seconds=plan.function(function)["timeout_seconds"])
         assert limits.function_timeout - timedelta(seconds=1) < timeout <= limits.function_timeout
         assert limits.stripe_timeout * policy.CALLS_PER_DELIVERY < timeout < limits.lease
-    assert limits.lease < limits.dispatch_deadline < _seconds(retry["max_retry_duration"]) < policy.KEY_HORIZON
+    assert limits.lease < limits.dispatch_deadline < policy.KEY_HORIZON
     return limits
 
 
 def test_the_durations_nest_in_what_is_deployed(small: Plan, production: Plan) -> None:
-    """Two calls to Stripe < function < lease < dispatch deadline < a task's life < the key horizon."""
+    """Two calls to Stripe < function < lease < dispatch deadline < the key horizon."""
     assert _check_durations(small) == _check_durations(production) == Limits()
 
 
@@ -312,16 +338,37 @@ def _last_attempt(retry: Mapping[str, Any]) -> timedelta:
     return at
 
 
-def test_a_task_ends_before_its_keys_do_and_the_sweep_takes_over(production: Plan) -> None:
-    """Cloud Tasks goes on until attempts and duration are both used up: so it is the duration that decides."""
+def test_a_charge_ends_before_its_task_does(production: Plan) -> None:
+    """A task that is given up is dropped without a word, and a caller's may be of a charge that nobody has recorded.
+
+    So it comes for as long as Cloud Tasks keeps one, and the charge is canceled first; and after a restore new charges
+    are looked for first until no task is left of before.
+    """
     retry = production.all("google_cloud_tasks_queue")["charges"]["retry_config"][0]
-    life = _seconds(retry["max_retry_duration"])
-    assert _last_attempt(retry) < life
-    assert life + _seconds(retry["max_backoff"]) + _limits(production).dispatch_deadline < policy.KEY_HORIZON
+    assert (retry["max_attempts"], retry.get("max_retry_duration")) == (-1, None)
+    assert policy.EXPIRES_AFTER < LIFETIME <= policy.LIST_FOR
     assert _seconds(retry["min_backoff"]) == policy.FIRST_WAIT
     assert _seconds(retry["max_backoff"]) <= min(policy.LAST_WAIT, SWEEP_AGAIN)
     doubled = _seconds(retry["min_backoff"]) * 2 ** retry["max_doublings"]
     assert doubled >= _seconds(retry["max_backoff"])  # Beyond its doublings it would grow in equal steps.
+
+
+def test_the_queue_is_the_one_that_was_measured_and_the_local_one(production: Plan, small: Plan) -> None:
+    """What outages were simulated with (tests/outages), what is deployed, and what `make local` runs."""
+    local, _ = parse_queue(",".join(("projects/p/locations/l/queues/q", *QUEUE_OPTIONS)))
+    measured = QueueSettings().message()
+    assert local.rate_limits == measured.rate_limits
+    assert local.retry_config == measured.retry_config
+    assert not any("dispatches" in option for option in NOTICE_OPTIONS)
+    for plan in (production, small):
+        queue = plan.all("google_cloud_tasks_queue")["charges"]
+        (rates,), (retry,) = queue["rate_limits"], queue["retry_config"]
+        assert rates["max_dispatches_per_second"] == measured.rate_limits.max_dispatches_per_second
+        assert rates["max_concurrent_dispatches"] == measured.rate_limits.max_concurrent_dispatches
+        assert retry["max_attempts"] == measured.retry_config.max_attempts
+        assert retry["max_doublings"] == measured.retry_config.max_doublings
+        for field in ("min_backoff", "max_backoff"):
+            assert _seconds(retry[field]) == getattr(measured.retry_config, field).ToTimedelta()
 
 
 def test_a_notice_is_tried_for_days_and_then_no_more(production: Plan) -> None:
@@ -341,11 +388,19 @@ def test_the_queues_never_ask_for_more_than_the_functions_can_take(production: P
             assert _variables(plan, function)["THREADS"] == str(service["max_instance_request_concurrency"])
             assert service["available_cpu"] == "1"  # With less, Cloud Run allows one request at a time.
         rates = {name: queue["rate_limits"][0] for name, queue in plan.all("google_cloud_tasks_queue").items()}
-        assert rates["charges"]["max_concurrent_dispatches"] == room["charge"] // 2
+        assert rates["charges"]["max_concurrent_dispatches"] <= room["charge"] // 2
         assert rates["notices"]["max_concurrent_dispatches"] <= room["notify"]
         assert all(0 < rate["max_dispatches_per_second"] <= 500 for rate in rates.values())
     assert production.function("charge")["max_instance_count"] == 20
     assert small.function("charge")["max_instance_count"] == 10
+
+
+def test_a_small_charge_function_is_left_half_to_its_callers(workspace: Workspace) -> None:
+    """One instance takes 32 at a time: 16 of them by task."""
+    setting = "  scaling = { charge = { max_instances = 1 } }"
+    workspace.spoil("examples/small/main.tf", "^  charge_ingress = .*", setting)
+    (rates,) = workspace.plan("small").all("google_cloud_tasks_queue")["charges"]["rate_limits"]
+    assert rates["max_concurrent_dispatches"] == 16
 
 
 def test_the_queues_are_those_that_the_functions_add_to(production: Plan) -> None:
@@ -396,6 +451,35 @@ def test_the_ledger_is_kept(production: Plan) -> None:
     assert all(secret["deletion_protection"] for secret in production.all("google_secret_manager_secret").values())
 
 
+def test_only_what_may_be_deleted_is_ever_deleted_by_time(production: Plan) -> None:
+    """Kinds and the property are the code's; a charge, the ledger's identity and open discrepancies stay for ever."""
+    commands = production.outputs["ttl"]
+    kinds = {kind for command in commands for kind in re.findall(r"--collection-group=(\w+) ", command)}
+    assert kinds == {dead_letters.KIND, reconcile.REPORT}
+    assert all(command.startswith("gcloud firestore fields ttls update expires_at ") for command in commands)
+    assert all("--database=paidonce " in command for command in commands)
+    assert "expires_at" in {field.name for field in dataclasses.fields(dead_letters.DeadLetter)}
+    assert "expires_at" in {field.name for field in dataclasses.fields(reconcile.Report)}
+    assert "expires_at" not in INDEXED  # An index on it would be a hot spot.
+    assert "google_firestore_field" not in production.kinds
+    given = Settings.from_environment(_environment(production, "reconcile"))
+    assert given.retention == erasure.RETENTION
+
+
+def test_a_restored_ledger_stands_beside_the_one_that_it_was_restored_from(workspace: Workspace) -> None:
+    """Under a name of its own, that every function is told and may reach; the old one is left where it is."""
+    restored = '  database = "paidonce-2"\n  ledger_generation = 2'
+    workspace.spoil("examples/small/main.tf", "^  charge_ingress = .*", restored)
+    plan = workspace.plan("small")
+    database = plan.one("google_firestore_database")
+    assert (database["name"], database["deletion_policy"]) == ("paidonce-2", "ABANDON")
+    for function in FUNCTIONS:
+        given = _variables(plan, function)
+        assert (given["DATASTORE_DATABASE"], given["LEDGER_GENERATION"]) == ("paidonce-2", "2")
+    members = json.dumps(list(plan.all("google_project_iam_member").values()))
+    assert members.count("/databases/paidonce-2") == len(FUNCTIONS) == members.count("/databases/")
+
+
 class _StrictDatastore(DatastoreEmulator):
     """Google's emulator, which refuses a query whose index is not among those given."""
 
@@ -413,6 +497,7 @@ QUERIES: Final[
 ] = {  # Every query that the code makes, by the method that makes it.
     "due": lambda store: store.due(3, NOON, 10),
     "paid": lambda store: store.paid(3, NOON, NOON, 10),
+    "ended": lambda store: store.ended(3, NOON, 10),
     "by_payment_intent": lambda store: store.by_payment_intent("pi_1"),
     "names": lambda store: [*store.names("AuditReport", "", 10), *store.names("AuditReport", "a", 10)],
 }
@@ -481,6 +566,19 @@ def _logged() -> dict[str, set[str]]:
     return lines
 
 
+def test_the_links_of_customers_are_kept_in_no_log(production: Plan) -> None:
+    """Cloud Run would write the address of each request of the portal, and that is the link."""
+    exclusion = production.one("google_logging_project_exclusion")
+    conditions = exclusion["filter"].split(" AND ")
+    assert sorted(conditions) == [
+        'logName="projects/my-project/logs/run.googleapis.com%2Frequests"',
+        'resource.labels.service_name="paidonce-portal"',
+        'resource.type="cloud_run_revision"',
+    ]
+    assert production.all("google_cloudfunctions2_function")["portal"]["name"] == "paidonce-portal"
+    assert not exclusion.get("disabled")
+
+
 def test_every_metric_counts_a_line_that_is_logged(production: Plan) -> None:
     """Its message and its fields are the code's, but for what is still awaited."""
     logged = _logged()
@@ -522,6 +620,7 @@ def test_every_metric_is_seen_and_nothing_is_looked_for_that_does_not_exist(prod
     )
     assert alerted | charted == metrics
     assert {name.partition("/")[2] for name in alerted} >= {
+        "audit_age",
         "open_charge_age",
         "overdue_charge_age",
         "sweeps",
@@ -531,6 +630,8 @@ def test_every_metric_is_seen_and_nothing_is_looked_for_that_does_not_exist(prod
         "bad_signatures",
         "errors",
     }
+    assert len(alerts) == 10
+    assert "ten alerts" in (DEPLOYMENT / "README.md").read_text()
     for alert in alerts.values():
         assert len(alert["documentation"][0]["content"]) > 40
         assert len(alert["notification_channels"]) == 1

@@ -84,8 +84,8 @@ def test_the_schema_is_of_what_is_used_and_of_the_version_asked_for(production: 
         ("identities.tf", r"images\.name$", "images.nam", 'attribute named "nam"'),
         (
             "outputs.tf",
-            r"google_firestore_database\.ledger",
-            "google_firestore_database.leger",
+            r"= google_firestore_database\.ledger",
+            "= google_firestore_database.leger",
             "has not been declared",
         ),
         ("functions.tf", r"var\.outcome_url", "var.outcome_uri", "Reference to undeclared input variable"),
@@ -134,6 +134,7 @@ REFUSED: Final = [  # What cannot work, and what is said about it.
     ('mail = { from = "nobody", operator = "ops@example.com" }', "Both are mail addresses"),
     ('outcome_url = "http://shop.example.com"', "An address that begins with https://"),
     ("secret_versions = { STRIPE_KEY = 0 }", "Write STRIPE_API_KEY", "Versions are numbered from 1 on"),
+    ("retention_days = 119.5", "120 whole days or more"),
     ('database_location = "Europe"', "Write a region such as europe-west1, or"),
     ("charge_dispatches_per_second = 501", "charge_dispatches_per_second is 501"),
     ("notice_dispatches_per_second = 0", "notice_dispatches_per_second is 0"),
@@ -158,7 +159,7 @@ def test_settings_that_cannot_work_are_refused(workspace: Workspace) -> None:
     assert "Write a region such as europe-west1." in said
     refused = set(re.findall(r"var\.(\w+) is", said))
     checked = {name for name, block in _blocks("variables.tf").items() if "validation {" in block}
-    assert checked - refused == {"stripe_timeout_seconds"}  # Which is held against a lease that must be right itself.
+    assert checked - refused == {"stripe_timeout_seconds", "database"}  # Held against others.
 
 
 @pytest.mark.parametrize(("stripe_timeout", "refused"), [(37, False), (38, True)])
@@ -166,6 +167,28 @@ def test_durations_that_do_not_nest_are_refused(workspace: Workspace, stripe_tim
     """Twice 37 s is less than the 75 s that a function may run by default; twice 38 s is not."""
     workspace.spoil("examples/small/main.tf", "^  charge_ingress = .*", f"  stripe_timeout_seconds = {stripe_timeout}")
     assert ("Two calls to Stripe must fit into one run" in workspace.complaints(plan=True)) is refused
+
+
+@pytest.mark.parametrize(
+    ("database", "generation", "complaint"),
+    [
+        ("paidonce", 1, ""),
+        ("paidonce-2", 2, ""),
+        ("paidonce", 3, ""),
+        ("paidonce-2", 1, "Only a restored ledger has another name"),  # Empty, it would have forgotten every key.
+        ("(default)", 2, "4 to 63 lower-case letters"),
+        ("paidonce-", 2, "4 to 63 lower-case letters"),
+    ],
+)
+def test_an_empty_database_never_takes_the_place_of_a_ledger(
+    workspace: Workspace, database: str, generation: int, complaint: str
+) -> None:
+    """Of a generation above the first it stays closed until it has been reopened."""
+    setting = f'  database = "{database}"\n  ledger_generation = {generation}'
+    workspace.spoil("examples/small/main.tf", "^  charge_ingress = .*", setting)
+    said = workspace.complaints(plan=True)
+    assert complaint in said
+    assert bool(said) is bool(complaint)
 
 
 @pytest.mark.parametrize(("function", "refused"), [("charge", False), ("notify", True)])

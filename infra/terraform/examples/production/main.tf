@@ -83,7 +83,6 @@ module "paidonce" {
   scaling = {
     charge = { min_instances = 1, max_instances = 20 } # Nobody waits for a cold start at the till.
   }
-  charge_dispatches_per_second = 40
 
   notification_channels = [google_monitoring_notification_channel.operator.id]
   alert_thresholds      = { old_charge_minutes = 30 }
@@ -107,6 +106,11 @@ output "queues" {
 output "put_secrets" {
   description = "How to put the secrets in."
   value       = module.paidonce.put_secrets
+}
+
+output "ttl" {
+  description = "How to have what may be deleted deleted in time."
+  value       = module.paidonce.ttl
 }
 
 output "pause" {

@@ -55,6 +55,11 @@ output "put_secrets" {
   value       = module.paidonce.put_secrets
 }
 
+output "ttl" {
+  description = "How to have what may be deleted deleted in time."
+  value       = module.paidonce.ttl
+}
+
 output "pause" {
   description = "How to stop deliveries."
   value       = module.paidonce.pause
