@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 import requests
 import stripe
 
-from shared import answers, log
+from shared import answers, codes, log
 from shared.charge import Answered, Failure, Fetched, Listed, LookFailed, PaymentIntent, Request, Seen, Terms
 
 STRIPE_API_VERSION: Final = "2026-10-28.endive"
@@ -67,13 +67,25 @@ class Heard:
 
     def read(self, idempotency_key: str) -> Answered:
         """Say what it amounts to."""
-        return answers.read(
+        request_id = self.headers.get("request-id")
+        answered = answers.read(
             self.status,
             self.body,
-            request_id=self.headers.get("request-id"),
+            request_id=request_id,
             replayed=self.headers.get("idempotent-replayed", "").lower() == "true",
             idempotency_key=idempotency_key,
         )
+        shown = answered.payment_intent.last_error if answered.payment_intent is not None else None
+        for failure in dict.fromkeys((answered.error, shown)):
+            if failure is not None and not codes.listed(failure):
+                log.error(
+                    "a code that no table lists",
+                    code=failure.code,
+                    decline_code=failure.decline_code,
+                    advice_code=failure.advice_code,
+                    request=request_id,
+                )
+        return answered
 
 
 class RecordingClient(stripe.HTTPClient):

@@ -1,5 +1,6 @@
 """Builds what a function needs from the environment, once, on first use."""
 
+import contextvars
 import os
 import threading
 from collections.abc import Callable
@@ -163,5 +164,5 @@ def _notifier(parts: Parts) -> "Notifier":
 
 
 def _in_thread(work: Callable[[], object]) -> None:
-    """Run beside the request: a queue that hangs must not make the caller wait."""
-    threading.Thread(target=work, daemon=True).start()
+    """Run beside the request, and log with its trace: a queue that hangs must not make the caller wait."""
+    threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()

@@ -1,6 +1,7 @@
 """Parts are built once, lazily, from the environment; importing a function costs nothing and needs nothing."""
 
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from shared import wiring
+from shared import log, wiring
 from shared.settings import NEEDS, SettingsError
 
 ROOT: Final = Path(__file__).parent.parent
@@ -125,6 +126,14 @@ def test_the_task_is_made_beside_the_request() -> None:
     assert began.wait(10)
     assert not hangs.is_set()
     hangs.set()
+
+
+def test_what_is_logged_beside_the_request_has_its_trace() -> None:
+    """A task that could not be made is one of the lines that an operator looks for."""
+    trace, found = log.Trace(trace_id="0af7651916cd43dd8448eb211c80319c"), queue.Queue[log.Trace | None]()
+    with log.within(trace):
+        wiring._in_thread(lambda: found.put(log.trace()))
+    assert found.get(timeout=10) == trace
 
 
 @pytest.mark.parametrize("function", NEEDS)

@@ -528,6 +528,7 @@ def test_every_metric_is_seen_and_nothing_is_looked_for_that_does_not_exist(prod
         "decisions",
         "discrepancies",
         "dead_letters",
+        "unlisted_codes",
         "bad_signatures",
         "errors",
     }
