@@ -159,6 +159,7 @@ class Charger:
         notify_url: str = "",
         generation: int,
         beside: Callable[[Callable[[], object]], object],
+        ending: Callable[[], bool] = lambda: False,
         new_owner: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         self._ledger = ledger
@@ -172,6 +173,7 @@ class Charger:
         self._notify_url = notify_url.rstrip("/")
         self._generation = generation
         self._beside = beside
+        self._ending = ending
         self._new_owner = new_owner
         self._silence = 0  # Calls in a row that Stripe did not answer, in this process.
 
@@ -342,7 +344,7 @@ class Charger:
     def _due_until(self, until: datetime, ends_at: float) -> Iterator[Held]:
         """Read the charges that are due until then, the oldest first, for as long as there is time."""
         for name in self._ledger.due(until, SWEEP_BATCH):
-            if self._clock.monotonic() >= ends_at:
+            if self._clock.monotonic() >= ends_at or self._ending():
                 return  # Those left are the oldest next time.
             try:
                 held = self._ledger.get(name)
@@ -507,7 +509,11 @@ class Charger:
 
     def _waited(self, run: Run, wait: timedelta) -> bool:
         """Wait here if that is short and leaves time for another call."""
-        if wait > SHORT_WAIT or not run.lease.has(wait + self._limits.stripe_timeout * 2, self._clock):
+        if (
+            self._ending()
+            or wait > SHORT_WAIT
+            or not run.lease.has(wait + self._limits.stripe_timeout * 2, self._clock)
+        ):
             return False
         self._clock.sleep(wait)
         return True
@@ -530,8 +536,8 @@ class Charger:
         return self._send(run, sent)
 
     def _send(self, run: Run, request: Request) -> Decision:
-        """Send what is recorded as sent, unless the lease has no time for it (rule 8)."""
-        if not run.lease.has(self._limits.stripe_timeout, self._clock):
+        """Send what is recorded as sent, unless the lease, or the instance, has no time for it (rule 8)."""
+        if self._ending() or not run.lease.has(self._limits.stripe_timeout, self._clock):
             return Decision(charge=run.charge, then=Then.LATER, wait=policy.FIRST_WAIT)
         return self._learn(run, self._gateway.send(request, run.charge.terms.account))
 

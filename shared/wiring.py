@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from shared import api, links
+from shared import api, instance, links
 from shared.charge import Audience, Charge
 from shared.checkout import Checkout
 from shared.clock import Clock, SystemClock
@@ -113,6 +113,7 @@ def build(settings: Settings) -> Parts:
         charge_url=settings.charge_url,
         generation=settings.ledger_generation,
         beside=_in_thread,
+        ending=instance.ending,
     )
     return Parts(
         settings=settings,
