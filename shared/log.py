@@ -117,7 +117,7 @@ def exception(message: str, **fields: object) -> None:
 
 
 def _write(severity: str, message: str, fields: dict[str, object]) -> None:
-    entry = {name: _plain(value) for name, value in fields.items()}
+    entry = {name: plain(value) for name, value in fields.items()}
     entry |= {"severity": severity, "message": redacted(message)}
     entry |= _trace_fields()
     with contextlib.suppress(OSError, ValueError):  # A closed stdout: no reason to leave a payment half done.
@@ -134,7 +134,7 @@ def redacted(text: str) -> str:
     return text
 
 
-def _plain(value: object) -> str | int | bool | None:
+def plain(value: object) -> str | int | bool | None:
     """Return what may be written of a value: of anything but a plain one, no more than what kind of thing it is."""
     if value is None or isinstance(value, bool):
         return value

@@ -55,6 +55,7 @@ class Settings:
     quarantine: timedelta = timedelta(minutes=15)
     stripe_timeout: timedelta = timedelta(seconds=30)
     ledger_generation: int = 1
+    otlp_endpoint: str | None = None  # OTEL_EXPORTER_OTLP_ENDPOINT; None: no traces and no metrics.
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str], *, function: str | None = None) -> Self:
@@ -88,6 +89,7 @@ class Settings:
             quarantine=reader.read("QUARANTINE", duration, cls.quarantine),
             stripe_timeout=reader.read("STRIPE_TIMEOUT", duration, cls.stripe_timeout),
             ledger_generation=reader.read("LEDGER_GENERATION", _generation, cls.ledger_generation),
+            otlp_endpoint=reader.read("OTEL_EXPORTER_OTLP_ENDPOINT", _url, None),
         )
         needs_sender = ("MAIL_FROM",) if function == "notify" and settings.smtp_url else ()
         reader.require((*NEEDS[function], *needs_sender) if function else ())

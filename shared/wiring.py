@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from shared import api, instance, links
+from shared import api, instance, links, telemetry
 from shared.charge import Audience, Charge
 from shared.checkout import Checkout
 from shared.clock import Clock, SystemClock
@@ -55,7 +55,9 @@ def parts(function: str) -> Parts:
     """Return what this function is built of. Raises SettingsError naming every variable that is missing or wrong."""
     with _lock:  # Two first requests at once build one deployment.
         if "parts" not in _built:
-            built = build(Settings.from_environment(os.environ, function=function))
+            settings = Settings.from_environment(os.environ, function=function)
+            telemetry.start(settings)
+            built = build(settings)
             _built["parts"] = replace(built, notifier=_notifier(built)) if function == "notify" else built
         return _built["parts"]
 

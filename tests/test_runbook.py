@@ -12,7 +12,7 @@ import pytest
 from werkzeug.routing import RequestRedirect
 
 from functions.charge import ROUTES
-from shared import api, gateway, health, links, policy, reconcile
+from shared import api, gateway, health, links, policy, reconcile, telemetry
 from shared.charge import charge_id
 from shared.cli import main
 
@@ -148,6 +148,12 @@ def test_every_log_line_that_is_looked_for_is_logged() -> None:
         calls = re.findall(rf'log\.\w+\(\s*"{re.escape(message)}"(.*?)\n\n', CODE, re.DOTALL)
         fields = set(re.findall(r"jsonPayload\.(\w+)", line)) - {"message"}
         assert any(all(re.search(rf"\b{field}=", call) for field in fields) for call in calls), line
+
+
+def test_every_metric_is_explained() -> None:
+    """In the table, and no other."""
+    told = set(re.findall(r"^\| `paidonce\.(\w+)` \|", RUNBOOK, re.MULTILINE))
+    assert told == telemetry.COUNTERS.keys() | telemetry.DURATIONS.keys()
 
 
 # --- Security ---------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ ENVIRONMENT: Final = {
     "QUARANTINE": "24h",
     "STRIPE_TIMEOUT": "250ms",
     "LEDGER_GENERATION": "3",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "https://telemetry.googleapis.com/",
 }
 
 
@@ -65,6 +66,7 @@ def test_every_variable_is_read() -> None:
         quarantine=timedelta(days=1),
         stripe_timeout=timedelta(milliseconds=250),
         ledger_generation=3,
+        otlp_endpoint="https://telemetry.googleapis.com",
     )
 
 

@@ -85,6 +85,7 @@ module "paidonce" {
   }
   charge_dispatches_per_second = 40
 
+  telemetry             = true
   notification_channels = [google_monitoring_notification_channel.operator.id]
   alert_thresholds      = { old_charge_minutes = 30 }
 }
