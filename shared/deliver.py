@@ -250,7 +250,11 @@ class Charger:
                 return Outcome(charge=held.charge, existed=True, busy=True)
             decision = policy.decide(held.charge, choice, self._clock.now(), self._limits)
             if decision.refusal is not None:
+                log.info(
+                    "refused", charge=charge_id, act=choice.act, refusal=decision.refusal, status=held.charge.status
+                )
                 return Outcome(charge=held.charge, existed=True, refusal=decision.refusal)
+            self._log(decision.charge, choice, decision)
             if decision.charge == held.charge:
                 return Outcome(charge=held.charge, existed=True)
             run = Run(held=held, charge=decision.charge, lease=self._new_lease(), limits=self._limits)
@@ -570,16 +574,21 @@ class Charger:
         if isinstance(observation, Answered | Fetched | Listed | LookFailed):
             silent = getattr(observation, "seen", None) in {Seen.NO_REPLY, Seen.SERVER_ERROR, Seen.LIMITED}
             self._silence = self._silence + 1 if silent else 0
+        self._log(run.charge, observation, decision)
+        return decision
+
+    def _log(self, charge: Charge, observation: Observation, decision: Decision) -> None:
+        """Log a decision: one line each, without who chose."""
         log.info(
             "decided",
-            charge=run.charge.id,
+            charge=charge.id,
             observation=type(observation).__name__,
             seen=str(getattr(observation, "seen", "")),
-            status=run.charge.status,
+            act=str(getattr(observation, "act", "")),
+            status=charge.status,
             then=decision.then,
-            age_seconds=round((self._clock.now() - run.charge.created_at).total_seconds()),
+            age_seconds=round((self._clock.now() - charge.created_at).total_seconds()),
         )
-        return decision
 
     def _finish(self, run: Run, wait: timedelta | None, *, by_task: bool) -> None:
         """Record what was learned, give the lease back, and see that the charge comes again."""
@@ -617,6 +626,7 @@ class Charger:
         """Record a new charge. None: there is one of its key."""
         held = self._ledger.insert(charge)
         if held is not None:
+            log.info("recorded", charge=charge.id, status=charge.status)
             telemetry.count("charges", status=charge.status)
         return held
 

@@ -10,6 +10,8 @@ from typing import Any, Final, cast
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from shared import __version__, telemetry
 from shared.settings import NEEDS, Settings
@@ -334,6 +336,23 @@ def test_who_we_are_is_shown_to_google_alone_and_not_in_the_clear(
     for exporter in telemetry._exporters(endpoint):
         exporter.shutdown()
     assert bool(asked) == shown
+
+
+def test_who_we_are_is_what_the_platform_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Application Default Credentials; nothing is asked of anybody before something is sent."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    account = {
+        "type": "service_account",
+        "project_id": "p",
+        "private_key": key.decode(),
+        "client_email": "charge@p.iam.gserviceaccount.com",
+        "token_uri": "http://127.0.0.1:1",
+    }
+    (tmp_path / "account.json").write_text(json.dumps(account))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
+    assert isinstance(telemetry._google_credentials(), grpc.ChannelCredentials)
 
 
 @pytest.mark.parametrize("function", NEEDS)
