@@ -7,7 +7,7 @@ import functions_framework
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 from werkzeug.routing import BaseConverter, Map, Rule
 
-from shared import answer, api, log, wiring
+from shared import answer, api, health, log, wiring
 from shared.answer import Answer, by_task, task_of
 from shared.api import Problem
 from shared.charge import Act, Chosen, charge_id
@@ -36,6 +36,7 @@ ROUTES: Final = Map(
 
 
 @functions_framework.http
+@health.told
 @answer.guarded
 def charge(request: flask.Request) -> Answer:
     """Take a charge from a caller or from Cloud Tasks; both may repeat it as often as they like."""

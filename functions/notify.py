@@ -27,7 +27,7 @@ import functions_framework
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 from werkzeug.routing import Map, Rule
 
-from shared import answer, log, wiring
+from shared import answer, health, log, wiring
 from shared.answer import Answer
 from shared.api import Problem
 from shared.ledger import LedgerUnavailable
@@ -40,6 +40,7 @@ ROUTES: Final = Map([Rule("/<string(length=40):name>/<int:number>", methods=["PO
 
 
 @functions_framework.http
+@health.told
 @answer.guarded
 def notify(request: flask.Request) -> Answer:
     """Tell a notice. 2xx ends the task, 409 brings it again, 503 slows the whole queue as well."""

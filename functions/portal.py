@@ -15,7 +15,7 @@ import functions_framework
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 from werkzeug.routing import BaseConverter, Map, Rule
 
-from shared import links, log, pages, wiring
+from shared import health, links, log, pages, telemetry, wiring
 from shared.charge import Act, Charge, Chosen, Status
 from shared.checkout import SESSION_PARAMETER, Refused, Unreachable, take_card
 from shared.deliver import Outcome
@@ -50,9 +50,10 @@ ROUTES: Final = Map(
 
 
 @functions_framework.http
+@health.told
 def portal(request: flask.Request) -> Answer:
     """Show a charge to whoever owes it, and take what they choose."""
-    with log.request(request.headers):
+    with telemetry.request(request.headers):
         parts = wiring.parts("portal")
         reader = Reader.of(request.headers.get("Accept-Language"))
         try:

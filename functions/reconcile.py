@@ -15,7 +15,7 @@ import flask
 import functions_framework
 import msgspec
 
-from shared import answer, api, log, wiring
+from shared import answer, api, health, instance, log, wiring
 from shared.answer import Answer
 from shared.api import Problem
 from shared.deliver import LookUnavailable
@@ -32,6 +32,7 @@ class AuditBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
 
 
 @functions_framework.http
+@health.told
 @answer.guarded
 def reconcile(request: flask.Request) -> Answer:
     """Do a part of the work, as much as fits."""
@@ -69,7 +70,7 @@ def _audit(request: flask.Request) -> dict[str, Any]:
 
 
 def _time() -> Callable[[], bool]:
-    """Return what says whether there is time for another step."""
+    """Return what says whether there is time for another step; none is begun once the instance is to end."""
     parts = wiring.parts("reconcile")
     ends_at = parts.clock.monotonic() + SHARE * parts.limits.function_timeout.total_seconds()
-    return lambda: parts.clock.monotonic() < ends_at
+    return lambda: parts.clock.monotonic() < ends_at and not instance.ending()

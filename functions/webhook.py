@@ -9,7 +9,7 @@ import flask
 import functions_framework
 import stripe
 
-from shared import answer, log, wiring
+from shared import answer, health, log, wiring
 from shared.answer import Answer
 from shared.answers import read_card_given, read_event
 from shared.api import Problem
@@ -20,6 +20,7 @@ TOLERANCE: Final = timedelta(minutes=5)  # Stripe's own libraries' default: an o
 
 
 @functions_framework.http
+@health.told
 @answer.guarded
 def webhook(request: flask.Request) -> Answer:
     """Take one event. 2xx only once what it proves is durable; anything else makes Stripe send it again."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import flask
 
-from shared import log
+from shared import log, telemetry
 from shared.api import HTTP_STATUS, RETRY_AFTER_SECONDS, Problem, view
 from shared.charge import Charge
 from shared.deliver import Outcome, TaskBody
@@ -97,7 +97,7 @@ def guarded(handle: Callable[[flask.Request], Answer]) -> Callable[[flask.Reques
 
     @functools.wraps(handle)
     def answered(request: flask.Request) -> Answer:
-        with log.request(request.headers):
+        with telemetry.request(request.headers):
             try:
                 return handle(request)
             except Problem as found:

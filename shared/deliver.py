@@ -12,6 +12,7 @@ The lease is economy: two deliveries of one charge are safe, merely wasteful.
 import contextlib
 import dataclasses
 import functools
+import itertools
 import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from typing import Final, Protocol, Self
 
 import msgspec
 
-from shared import log, policy
+from shared import log, policy, telemetry
 from shared.charge import (
     Act,
     Answered,
@@ -160,6 +161,7 @@ class Charger:
         notify_url: str = "",
         generation: int,
         beside: Callable[[Callable[[], object]], object],
+        ending: Callable[[], bool] = lambda: False,
         new_owner: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         self._ledger = ledger
@@ -173,11 +175,13 @@ class Charger:
         self._notify_url = notify_url.rstrip("/")
         self._generation = generation
         self._beside = beside
+        self._ending = ending
         self._new_owner = new_owner
         self._silence = 0  # Calls in a row that Stripe did not answer, in this process.
 
     # --- What callers ask for -----------------------------------------------------------------------------------------
 
+    @telemetry.span("charge")
     def create(self, charge: Charge, *, at_once: bool, task: str | None = None) -> Outcome:
         """Record the charge and carry it out; or answer for the one that has its key.
 
@@ -195,7 +199,7 @@ class Charger:
             charge = charge.with_request(charge.create.sent(began)) if known_new else charge
         else:
             charge = dataclasses.replace(charge, due_at=began + policy.FIRST_WAIT)
-        held = self._ledger.insert(charge)
+        held = self._insert(charge)
         if held is None:
             return self._answer_for(charge, task)
         if not at_once:
@@ -232,6 +236,7 @@ class Charger:
         held = self._ledger.get(charge_id)
         return None if held is None else held.charge
 
+    @telemetry.span("act")
     def act(self, charge_id: str, choice: Chosen, *, version: int | None) -> Outcome | None:
         """Do what somebody chose. None: there is no such charge, or (`refusal` "version") it has moved on."""
         self._gate.check()
@@ -246,7 +251,11 @@ class Charger:
                 return Outcome(charge=held.charge, existed=True, busy=True)
             decision = policy.decide(held.charge, choice, self._clock.now(), self._limits)
             if decision.refusal is not None:
+                log.info(
+                    "refused", charge=charge_id, act=choice.act, refusal=decision.refusal, status=held.charge.status
+                )
                 return Outcome(charge=held.charge, existed=True, refusal=decision.refusal)
+            self._log(decision.charge, choice, decision)
             if decision.charge == held.charge:
                 return Outcome(charge=held.charge, existed=True)
             run = Run(held=held, charge=decision.charge, lease=self._new_lease(), limits=self._limits)
@@ -273,7 +282,7 @@ class Charger:
             livemode=livemode,
             now=self._clock.now(),
         )
-        held = self._ledger.insert(never)
+        held = self._insert(never)
         if held is not None:
             return Outcome(charge=held.charge)
         outcome = self.act(name, Chosen(act=Act.CANCEL, actor=actor, note=note), version=None)
@@ -282,6 +291,7 @@ class Charger:
 
     # --- What Stripe and the clock bring ------------------------------------------------------------------------------
 
+    @telemetry.span("event")
     def observe(self, event: Happened) -> str:
         """Apply what an event proves, durably. Returns what became of it, for the log.
 
@@ -310,6 +320,7 @@ class Charger:
             self._make_task(run.charge, None)
         return f"recorded: {run.charge.status}"
 
+    @telemetry.span("sweep")
     def sweep(self) -> int:
         """See to every open charge that is overdue: make it a new task, or deliver it here while the queue takes none.
 
@@ -343,7 +354,7 @@ class Charger:
     def _due_until(self, until: datetime, ends_at: float) -> Iterator[Held]:
         """Read the charges that are due until then, the oldest first, for as long as there is time."""
         for name in self._ledger.due(until, SWEEP_BATCH):
-            if self._clock.monotonic() >= ends_at:
+            if self._clock.monotonic() >= ends_at or self._ending():
                 return  # Those left are the oldest next time.
             try:
                 held = self._ledger.get(name)
@@ -398,7 +409,7 @@ class Charger:
             api_version=STRIPE_API_VERSION,
             now=self._clock.now(),
         )
-        held = self._ledger.insert(self._settled(found, None, self._new_lease()))
+        held = self._insert(self._settled(found, None, self._new_lease()))
         if held is not None:
             log.error(
                 "a discrepancy was recorded", charge=found.id, kind="paid_without_charge", payment_intent=payment_intent
@@ -454,8 +465,11 @@ class Charger:
             return self._take_up(held, by_task=False, task=task)
         return Outcome(charge=held.charge, existed=True)
 
+    @telemetry.span("deliver")
     def _take_up(self, held: Held, *, by_task: bool, task: str | None = None) -> Outcome:
         if self._busy(held.charge, but_for=task):
+            telemetry.note(charge=held.charge.id, result="busy")
+            telemetry.count("deliveries", result="busy")
             return Outcome(charge=held.charge, existed=True, busy=True)
         run = Run(held=held, charge=held.charge, lease=self._new_lease(task), limits=self._limits)
         self._remind(held.charge)
@@ -464,6 +478,14 @@ class Charger:
         return dataclasses.replace(outcome, existed=True)
 
     def _guarded(self, run: Run, work: Callable[[], Outcome]) -> Outcome:
+        """Do the work, and tell the traces and metrics what it came to."""
+        outcome = self._done(run, work)
+        result = _result(outcome)
+        telemetry.note(charge=outcome.charge.id, status=outcome.charge.status, result=result)
+        telemetry.count("deliveries", result=result)
+        return outcome
+
+    def _done(self, run: Run, work: Callable[[], Outcome]) -> Outcome:
         """Do the work; an exception of ours is counted on the charge, retried, and then shown to a person."""
         try:
             return work()
@@ -508,7 +530,11 @@ class Charger:
 
     def _waited(self, run: Run, wait: timedelta) -> bool:
         """Wait here if that is short and leaves time for another call."""
-        if wait > SHORT_WAIT or not run.lease.has(wait + self._limits.stripe_timeout * 2, self._clock):
+        if (
+            self._ending()
+            or wait > SHORT_WAIT
+            or not run.lease.has(wait + self._limits.stripe_timeout * 2, self._clock)
+        ):
             return False
         self._clock.sleep(wait)
         return True
@@ -531,8 +557,8 @@ class Charger:
         return self._send(run, sent)
 
     def _send(self, run: Run, request: Request) -> Decision:
-        """Send what is recorded as sent, unless the lease has no time for it (rule 8)."""
-        if not run.lease.has(self._limits.stripe_timeout, self._clock):
+        """Send what is recorded as sent, unless the lease, or the instance, has no time for it (rule 8)."""
+        if self._ending() or not run.lease.has(self._limits.stripe_timeout, self._clock):
             return Decision(charge=run.charge, then=Then.LATER, wait=policy.FIRST_WAIT)
         return self._learn(run, self._gateway.send(request, run.charge.terms.account))
 
@@ -549,16 +575,21 @@ class Charger:
         if isinstance(observation, Answered | Fetched | Listed | LookFailed):
             silent = getattr(observation, "seen", None) in {Seen.NO_REPLY, Seen.SERVER_ERROR, Seen.LIMITED}
             self._silence = self._silence + 1 if silent else 0
+        self._log(run.charge, observation, decision)
+        return decision
+
+    def _log(self, charge: Charge, observation: Observation, decision: Decision) -> None:
+        """Log a decision: one line each, without who chose."""
         log.info(
             "decided",
-            charge=run.charge.id,
+            charge=charge.id,
             observation=type(observation).__name__,
             seen=str(getattr(observation, "seen", "")),
-            status=run.charge.status,
+            act=str(getattr(observation, "act", "")),
+            status=charge.status,
             then=decision.then,
-            age_seconds=round((self._clock.now() - run.charge.created_at).total_seconds()),
+            age_seconds=round((self._clock.now() - charge.created_at).total_seconds()),
         )
-        return decision
 
     def _finish(self, run: Run, wait: timedelta | None, *, by_task: bool) -> None:
         """Record what was learned, give the lease back, and see that the charge comes again."""
@@ -592,9 +623,22 @@ class Charger:
             run.learned.clear()
             return True
 
+    def _insert(self, charge: Charge) -> Held | None:
+        """Record a new charge. None: there is one of its key."""
+        held = self._ledger.insert(charge)
+        if held is not None:
+            log.info("recorded", charge=charge.id, status=charge.status)
+            telemetry.count("charges", status=charge.status)
+        return held
+
     def _update(self, held: Held, charge: Charge) -> Held:
         """Record a charge; what has been found out about it that nobody explains is told to the operator."""
         updated = self._ledger.update(held, charge)
+        if charge.status is not held.charge.status:
+            telemetry.count("charges", status=charge.status)
+            if held.charge.status is Status.UNKNOWN and charge.status is not Status.PENDING:
+                seconds = (self._clock.now() - _unknown_since(held.charge)).total_seconds()
+                telemetry.measure(telemetry.UNKNOWN_SECONDS, seconds, status=charge.status)
         known = {(found.kind, found.payment_intent, found.detail) for found in held.charge.discrepancies}
         for found in charge.discrepancies:
             if (found.kind, found.payment_intent, found.detail) not in known:
@@ -698,6 +742,21 @@ class Charger:
             return f"recovered: {self.recover(intent.id, event.account).status}"
         except NotOurs:
             return "not ours any more"
+
+
+def _result(outcome: Outcome) -> str:
+    """Say in a word what a delivery came to."""
+    if outcome.crashed:
+        return "crashed"
+    if not outcome.durable:
+        return "not recorded"
+    return "again" if outcome.again else "done"
+
+
+def _unknown_since(charge: Charge) -> datetime:
+    """Return since when a charge is unknown, as far as its history goes back."""
+    lines = itertools.takewhile(lambda entry: entry.status is Status.UNKNOWN, reversed(charge.history))
+    return min((entry.at for entry in lines), default=charge.updated_at)
 
 
 def _swept(charge: Charge, now: datetime, *, has_task: bool) -> Charge:

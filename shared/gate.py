@@ -102,6 +102,14 @@ class Gate:
                     raise
             return self._open
 
+    def look(self) -> None:
+        """Read whether work would be let through, as far as that is known without asking Stripe. Raises as `check`."""
+        stored = self._ledger.read(KIND, NAME)
+        if stored is None:
+            self._may_begin()
+        else:
+            self._agreed(LedgerIdentity.of(stored))
+
     def new(self, charge: Charge) -> Charge:
         """Return a new charge as it begins in this ledger: not long after a restore it is looked for first."""
         found = self.check()
@@ -115,7 +123,13 @@ class Gate:
         stored = self._ledger.read(KIND, NAME)
         if stored is None:
             return self._begin()
-        found = LedgerIdentity.of(stored)
+        found = self._agreed(LedgerIdentity.of(stored))
+        if self._stripe.key_digest in found.api_keys:
+            return found
+        return self._with_key(found, stored.version)
+
+    def _agreed(self, found: LedgerIdentity) -> LedgerIdentity:
+        """Return it, if it agrees with the environment."""
         if found.database != self._database or found.generation != self._generation:
             raise LedgerClosed(
                 f"This ledger is of database {found.database}, generation {found.generation}; the environment says "
@@ -127,17 +141,11 @@ class Gate:
             raise LedgerClosed(
                 f"This ledger is for {modes[found.livemode]} mode; STRIPE_API_KEY is a {modes[not found.livemode]} key."
             )
-        if self._stripe.key_digest in found.api_keys:
-            return found
-        return self._with_key(found, stored.version)
+        return found
 
     def _begin(self) -> LedgerIdentity:
         """Make the entity, in a database that has no charges yet."""
-        if self._generation > 1 or self._ledger.names(CHARGE, limit=1):
-            raise LedgerClosed(
-                "This database does not say which ledger it holds. If it was restored: set LEDGER_GENERATION above "
-                "what it was and run `paidonce ledger reopen`."
-            )
+        self._may_begin()
         platform = self._stripe.platform()
         known = not isinstance(platform, LookFailed)
         identity = LedgerIdentity(
@@ -153,6 +161,13 @@ class Gate:
         except AlreadyExists:
             return self._read()
         return identity
+
+    def _may_begin(self) -> None:
+        if self._generation > 1 or self._ledger.names(CHARGE, limit=1):
+            raise LedgerClosed(
+                "This database does not say which ledger it holds. If it was restored: set LEDGER_GENERATION above "
+                "what it was and run `paidonce ledger reopen`."
+            )
 
     def _with_key(self, found: LedgerIdentity, base_version: int) -> LedgerIdentity:
         """Ask Stripe whose API key this is, and remember the answer."""

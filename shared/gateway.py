@@ -8,6 +8,7 @@ SDK cannot make sense of is an answer too, and keeps its request id. No answer a
 import hashlib
 import json
 import math
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,11 +16,12 @@ from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final, cast
+from urllib.parse import urlsplit
 
 import requests
 import stripe
 
-from shared import answers, log
+from shared import answers, codes, log, telemetry
 from shared.charge import Answered, Failure, Fetched, Listed, LookFailed, PaymentIntent, Request, Seen, Terms
 
 STRIPE_API_VERSION: Final = "2026-10-28.endive"
@@ -31,6 +33,8 @@ PAGES_LIMIT: Final = 50  # 5,000 PaymentIntents of one customer: a list that lon
 RECONCILED_PAGES: Final = 10  # So that one step of an audit stays far below the function's timeout.
 UNPAID: Final = "failed"  # The one status of a Charge of Stripe's that says that it neither took money nor may yet.
 LIVE_KEYS: Final = ("sk_live_", "rk_live_")
+
+ANY_ID: Final = re.compile(r"(?<=/)(?!v1/)[^/]*[0-9A-Z][^/]*")  # In a path. What is no id there has neither.
 
 TOO_MANY: Final = "too_many_pages"  # The `type` of our own Failure for a list that is longer than `PAGES_LIMIT`.
 
@@ -67,13 +71,25 @@ class Heard:
 
     def read(self, idempotency_key: str) -> Answered:
         """Say what it amounts to."""
-        return answers.read(
+        request_id = self.headers.get("request-id")
+        answered = answers.read(
             self.status,
             self.body,
-            request_id=self.headers.get("request-id"),
+            request_id=request_id,
             replayed=self.headers.get("idempotent-replayed", "").lower() == "true",
             idempotency_key=idempotency_key,
         )
+        shown = answered.payment_intent.last_error if answered.payment_intent is not None else None
+        for failure in dict.fromkeys((answered.error, shown)):
+            if failure is not None and not codes.listed(failure):
+                log.error(
+                    "a code that no table lists",
+                    code=failure.code,
+                    decline_code=failure.decline_code,
+                    advice_code=failure.advice_code,
+                    request=request_id,
+                )
+        return answered
 
 
 class RecordingClient(stripe.HTTPClient):
@@ -110,8 +126,18 @@ class RecordingClient(stripe.HTTPClient):
     ) -> tuple[str, int, Mapping[str, str]]:
         """Send, and keep the answer."""
         self._last.sent = True
-        body, status, answer_headers = self._inner.request(method, url, headers, post_data)
-        lowered = {name.lower(): value for name, value in answer_headers.items()}
+        operation = f"{method.upper()} {ANY_ID.sub('{id}', urlsplit(url).path)}"
+        result = "no reply"
+        with telemetry.span(f"stripe {operation}"):
+            try:
+                body, status, answer_headers = self._inner.request(method, url, headers, post_data)
+                result = str(status)
+            finally:
+                telemetry.count("stripe_calls", operation=operation, result=result)
+            lowered = {name.lower(): value for name, value in answer_headers.items()}
+            telemetry.note(
+                status=status, request=lowered.get("request-id"), replayed=lowered.get("idempotent-replayed")
+            )
         self._last.heard = Heard(status, lowered, _parsed(body))
         return body, status, answer_headers
 

@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -29,11 +30,28 @@ BLACKED_OUT: Final = (
 OURS: Final = ("shared", "functions")  # Packages whose exceptions' messages we write ourselves.
 
 TRACE_HEADERS: Final = (  # The id of the trace is the same in both: 32 hex digits.
-    ("X-Cloud-Trace-Context", re.compile(r"([0-9a-f]{32})(?:/|$)")),
-    ("traceparent", re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-")),
+    # The span's is decimal in Google's own, and may be missing there as may be whether the trace is recorded.
+    (
+        "X-Cloud-Trace-Context",
+        re.compile(r"(?P<trace>(?!0{32})[0-9a-f]{32})(?:/(?P<decimal>\d{1,20})(?:;o=(?P<flags>\d))?)?$"),
+    ),
+    (
+        "traceparent",
+        re.compile(r"[0-9a-f]{2}-(?P<trace>(?!0{32})[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"),
+    ),
 )
 
-_trace: ContextVar[str | None] = ContextVar("trace", default=None)
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """Where in which trace something happens, as W3C's Trace Context has it."""
+
+    trace_id: str  # 32 hex digits.
+    span_id: str | None = None  # 16 hex digits.
+    sampled: bool = False  # Somebody records it.
+
+
+_trace: ContextVar[Trace | None] = ContextVar("trace", default=None)
 
 
 class Headers(Protocol):
@@ -43,14 +61,24 @@ class Headers(Protocol):
         """Return a header, whatever its letters' case."""
 
 
-@contextlib.contextmanager
-def request(headers: Headers) -> Iterator[None]:
+def request(headers: Headers) -> contextlib.AbstractContextManager[None]:
     """Log with the trace of this request, until it is answered: Cloud Logging shows the lines under its own."""
-    token = _trace.set(_trace_of(headers))
+    return within(_trace_of(headers))
+
+
+@contextlib.contextmanager
+def within(trace: Trace | None) -> Iterator[None]:
+    """Log with this trace."""
+    token = _trace.set(trace)
     try:
         yield
     finally:
         _trace.reset(token)
+
+
+def trace() -> Trace | None:
+    """Return the trace that lines are logged with here."""
+    return _trace.get()
 
 
 _beside_stdout = False
@@ -89,11 +117,9 @@ def exception(message: str, **fields: object) -> None:
 
 
 def _write(severity: str, message: str, fields: dict[str, object]) -> None:
-    entry = {name: _plain(value) for name, value in fields.items()}
+    entry = {name: plain(value) for name, value in fields.items()}
     entry |= {"severity": severity, "message": redacted(message)}
-    trace = _trace.get()
-    if trace is not None:
-        entry["logging.googleapis.com/trace"] = trace
+    entry |= _trace_fields()
     with contextlib.suppress(OSError, ValueError):  # A closed stdout: no reason to leave a payment half done.
         (sys.stderr if _beside_stdout else sys.stdout).write(
             json.dumps(entry) + "\n"
@@ -108,7 +134,7 @@ def redacted(text: str) -> str:
     return text
 
 
-def _plain(value: object) -> str | int | bool | None:
+def plain(value: object) -> str | int | bool | None:
     """Return what may be written of a value: of anything but a plain one, no more than what kind of thing it is."""
     if value is None or isinstance(value, bool):
         return value
@@ -135,9 +161,29 @@ def _frames(found: BaseException) -> str:
     return f"Traceback (most recent call last):\n{''.join(traceback.format_tb(found.__traceback__))}{last_line}"
 
 
-def _trace_of(headers: Headers) -> str | None:
-    project = os.environ.get("GOOGLE_CLOUD_PROJECT")
-    if not project:
-        return None
-    found = (pattern.match(headers.get(name) or "") for name, pattern in TRACE_HEADERS)
-    return next((f"projects/{project}/traces/{match.group(1)}" for match in found if match), None)
+def _trace_of(headers: Headers) -> Trace | None:
+    for name, pattern in TRACE_HEADERS:
+        found = pattern.match(headers.get(name) or "")
+        if found is not None:
+            read = found.groupdict()
+            span = f"{int(read['decimal']):016x}" if read.get("decimal") else read.get("span")
+            return Trace(
+                trace_id=read["trace"],
+                span_id=span if span and re.fullmatch("(?!0{16})[0-9a-f]{16}", span) else None,
+                sampled=int(read["flags"] or "0", 16) % 2 == 1,
+            )
+    return None
+
+
+def _trace_fields() -> dict[str, str | bool | None]:
+    """Say where in the project's traces a line belongs. Without a project, Cloud Logging could not place it."""
+    trace, project = _trace.get(), os.environ.get("GOOGLE_CLOUD_PROJECT")
+    if trace is None or not project:
+        return {}
+    prefix = "logging.googleapis.com"
+    span = {f"{prefix}/spanId": trace.span_id} if trace.span_id else {}
+    return {
+        f"{prefix}/trace": f"projects/{project}/traces/{trace.trace_id}",
+        f"{prefix}/trace_sampled": trace.sampled,
+        **span,
+    }

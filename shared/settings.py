@@ -58,6 +58,7 @@ class Settings:
     stripe_timeout: timedelta = timedelta(seconds=30)
     ledger_generation: int = 1
     retention: timedelta = RETENTION  # After it what is personal in an ended charge is erased.
+    otlp_endpoint: str | None = None  # OTEL_EXPORTER_OTLP_ENDPOINT; None: no traces and no metrics.
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str], *, function: str | None = None) -> Self:
@@ -92,6 +93,7 @@ class Settings:
             stripe_timeout=reader.read("STRIPE_TIMEOUT", duration, cls.stripe_timeout),
             ledger_generation=reader.read("LEDGER_GENERATION", _generation, cls.ledger_generation),
             retention=reader.read("RETENTION", _retention, cls.retention),
+            otlp_endpoint=reader.read("OTEL_EXPORTER_OTLP_ENDPOINT", _url, None),
         )
         needs_sender = ("MAIL_FROM",) if function == "notify" and settings.smtp_url else ()
         reader.require((*NEEDS[function], *needs_sender) if function else ())

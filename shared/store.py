@@ -40,6 +40,8 @@ from google.cloud.datastore_v1.types import (
 )
 from google.cloud.datastore_v1.types import Value as ValueMessage
 
+from shared import telemetry
+
 Value: TypeAlias = "bool | int | float | str | datetime | Sequence[Value] | Mapping[str, Value] | None"
 """What a property may hold: integers of 64 bits, datetimes with a zone to the microsecond, no list within a list."""
 
@@ -298,7 +300,18 @@ class DatastoreStore:
         ascending = PropertyOrder(property=indexed, direction=PropertyOrder.Direction.ASCENDING)
         return self._names(CHARGE, Filter(composite_filter=both), limit, order=[ascending])
 
+    @telemetry.span("datastore commit")
     def _commit(self, mutation: Mutation, call: Call) -> int:
+        result = "ok"
+        try:
+            return self._committed(mutation, call)
+        except StoreError as error:
+            result = type(error).__name__
+            raise
+        finally:
+            telemetry.count("commits", call=call.name.lower(), result=result)
+
+    def _committed(self, mutation: Mutation, call: Call) -> int:
         request = CommitRequest(
             project_id=self._project,
             database_id=self._database,

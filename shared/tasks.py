@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
-from shared import log
+from shared import log, telemetry
 
 if TYPE_CHECKING:
     from google.cloud import tasks_v2
@@ -80,6 +80,7 @@ class CloudTasks:
             return False
         return True
 
+    @telemetry.span("create_task")
     def _create(self, task: Task) -> None:
         # Imported here: it takes half a second, and many a process never makes a task.
         from google.api_core.exceptions import AlreadyExists  # noqa: PLC0415

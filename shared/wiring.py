@@ -1,5 +1,6 @@
 """Builds what a function needs from the environment, once, on first use."""
 
+import contextvars
 import os
 import threading
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from shared import api, links
+from shared import api, instance, links, telemetry
 from shared.charge import Audience, Charge
 from shared.checkout import Checkout
 from shared.clock import Clock, SystemClock
@@ -54,7 +55,9 @@ def parts(function: str) -> Parts:
     """Return what this function is built of. Raises SettingsError naming every variable that is missing or wrong."""
     with _lock:  # Two first requests at once build one deployment.
         if "parts" not in _built:
-            built = build(Settings.from_environment(os.environ, function=function))
+            settings = Settings.from_environment(os.environ, function=function)
+            telemetry.start(settings)
+            built = build(settings)
             _built["parts"] = replace(built, notifier=_notifier(built)) if function == "notify" else built
         return _built["parts"]
 
@@ -112,6 +115,7 @@ def build(settings: Settings) -> Parts:
         charge_url=settings.charge_url,
         generation=settings.ledger_generation,
         beside=_in_thread,
+        ending=instance.ending,
     )
     checkout = Checkout(gateway, settings.stripe_api_base)
     return Parts(
@@ -172,5 +176,5 @@ def _notifier(parts: Parts) -> "Notifier":
 
 
 def _in_thread(work: Callable[[], object]) -> None:
-    """Run beside the request: a queue that hangs must not make the caller wait."""
-    threading.Thread(target=work, daemon=True).start()
+    """Run beside the request, and log with its trace: a queue that hangs must not make the caller wait."""
+    threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()

@@ -20,6 +20,7 @@ CONFIRM: Final = "payment_intents.confirm"
 HOUR: Final = timedelta(hours=1)
 NOWHERE: Final = "0" * 40
 
+DECIDED: Final = {"charge", "observation", "seen", "act", "status", "then", "age_seconds", "severity", "message"}
 # fmt: off
 FIELDS: Final = {
     "id", "object", "version", "livemode", "status", "waiting_on",
@@ -1046,3 +1047,25 @@ def test_a_cancel_that_money_overtakes_before_it_is_recorded_is_409_already_paid
     assert "overtake" in " ".join(world.trace)
     assert_problem(answer, 409, "already-paid")
     assert world.money_moved() == [1999]
+
+
+def test_every_decision_is_one_line_and_none_names_who_chose(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """What came in, what was chosen, what was refused; each with how the charge then stands."""
+    world.create(payment_method=DECLINED_CARD, receipt_email="jenny@example.com", description="A gift for Jenny")
+    name = world.charge().id
+    world.post(f"/{name}/cancel", {"actor": "jenny", "reason": "Jenny does not want it"})
+    world.post(f"/{name}/retry", {"actor": "jenny"})
+
+    text = capsys.readouterr().out
+    lines = [json.loads(line) for line in text.splitlines()]
+    told = [(line["message"], line.get("act"), line["status"]) for line in lines if line.get("charge") == name]
+    assert told == [
+        ("recorded", None, "pending"),
+        ("decided", "", "pending"),
+        ("decided", "", "declined"),
+        ("decided", "cancel", "pending"),
+        ("decided", "", "canceled"),
+        ("refused", "retry", "canceled"),
+    ]
+    assert {frozenset(line) for line in lines if line["message"] == "decided"} == {frozenset(DECIDED)}
+    assert "jenny" not in text.lower()

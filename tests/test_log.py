@@ -72,7 +72,35 @@ def test_lines_of_one_request_share_its_trace(headers: dict[str, str], lines: An
     assert traces == [None, f"projects/p/traces/{TRACE}", None, None]
 
 
-@pytest.mark.parametrize("header", [None, "", "no trace", f"{TRACE}0", "../../x"])
+@pytest.mark.parametrize(
+    ("headers", "span", "sampled"),
+    [
+        ({"X-Cloud-Trace-Context": f"{TRACE}/74;o=1"}, "000000000000004a", True),
+        ({"X-Cloud-Trace-Context": f"{TRACE}/74;o=0"}, "000000000000004a", False),
+        ({"X-Cloud-Trace-Context": f"{TRACE}/74"}, "000000000000004a", False),
+        ({"X-Cloud-Trace-Context": f"{TRACE}/{2**64}"}, None, False),
+        ({"X-Cloud-Trace-Context": TRACE}, None, False),
+        ({"Traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}, "b7ad6b7169203331", True),
+        ({"Traceparent": f"00-{TRACE}-b7ad6b7169203331-02"}, "b7ad6b7169203331", False),
+        ({"Traceparent": f"00-{TRACE}-{'0' * 16}-01"}, None, True),
+    ],
+)
+def test_a_line_names_the_span_that_it_belongs_to(
+    headers: dict[str, str], span: str | None, sampled: bool, lines: Any, monkeypatch: Any
+) -> None:
+    """In hex, whichever header brought it; and whether anybody records the trace."""
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "p")
+
+    with log.request(Headers(headers)):
+        log.info("within")
+
+    (line,) = lines()
+    assert line["logging.googleapis.com/trace"] == f"projects/p/traces/{TRACE}"
+    assert line.get("logging.googleapis.com/spanId") == span
+    assert line["logging.googleapis.com/trace_sampled"] is sampled
+
+
+@pytest.mark.parametrize("header", [None, "", "no trace", f"{TRACE}0", "../../x", f"{'0' * 32}/1;o=1"])
 def test_what_is_no_trace_is_not_logged_as_one(header: str | None, lines: Any, monkeypatch: Any) -> None:
     """Anyone may send the header."""
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "p")

@@ -12,7 +12,7 @@ import pytest
 from werkzeug.routing import RequestRedirect
 
 from functions.charge import ROUTES
-from shared import api, erasure, gateway, links, policy, reconcile
+from shared import api, erasure, gateway, health, links, policy, reconcile, telemetry
 from shared.charge import charge_id
 from shared.cli import main
 
@@ -112,6 +112,8 @@ def test_every_http_path_is_answered_by_the_charge_function() -> None:
     assert len(asked) >= RUNBOOK.count("CHARGE_URL/") > 5
     adapter = ROUTES.bind("charge")
     for method, path in asked:
+        if (method, path) == ("GET", health.PATH):
+            continue
         here = path.replace("$charge_id", NAME).replace("{charge_id}", NAME)
         try:
             adapter.match(here, method=method)
@@ -147,6 +149,12 @@ def test_every_log_line_that_is_looked_for_is_logged() -> None:
         calls = re.findall(rf'log\.\w+\(\s*"{re.escape(message)}"(.*?)\n\n', CODE, re.DOTALL)
         fields = set(re.findall(r"jsonPayload\.(\w+)", line)) - {"message"}
         assert any(all(re.search(rf"\b{field}=", call) for field in fields) for call in calls), line
+
+
+def test_every_metric_is_explained() -> None:
+    """In the table, and no other."""
+    told = set(re.findall(r"^\| `paidonce\.(\w+)` \|", RUNBOOK, re.MULTILINE))
+    assert told == telemetry.COUNTERS.keys() | telemetry.DURATIONS.keys()
 
 
 # --- Security ---------------------------------------------------------------------------------------------------------

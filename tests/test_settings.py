@@ -36,6 +36,7 @@ ENVIRONMENT: Final = {
     "STRIPE_TIMEOUT": "250ms",
     "LEDGER_GENERATION": "3",
     "RETENTION": "730d",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "https://telemetry.googleapis.com/",
 }
 
 
@@ -67,6 +68,7 @@ def test_every_variable_is_read() -> None:
         stripe_timeout=timedelta(milliseconds=250),
         ledger_generation=3,
         retention=timedelta(days=730),
+        otlp_endpoint="https://telemetry.googleapis.com",
     )
 
 

@@ -1,6 +1,7 @@
 """Parts are built once, lazily, from the environment; importing a function costs nothing and needs nothing."""
 
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from shared import wiring
+from shared import log, wiring
 from shared.settings import NEEDS, SettingsError
 
 ROOT: Final = Path(__file__).parent.parent
@@ -127,6 +128,14 @@ def test_the_task_is_made_beside_the_request() -> None:
     hangs.set()
 
 
+def test_what_is_logged_beside_the_request_has_its_trace() -> None:
+    """A task that could not be made is one of the lines that an operator looks for."""
+    trace, found = log.Trace(trace_id="0af7651916cd43dd8448eb211c80319c"), queue.Queue[log.Trace | None]()
+    with log.within(trace):
+        wiring._in_thread(lambda: found.put(log.trace()))
+    assert found.get(timeout=10) == trace
+
+
 @pytest.mark.parametrize("function", NEEDS)
 def test_importing_a_function_reads_no_environment_and_opens_no_connection(function: str) -> None:
     """In a process of its own, with an empty environment, and sockets that refuse to be opened."""
@@ -156,3 +165,41 @@ import functions.{function}
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+# fmt: off
+LIBRARIES: Final = frozenset(
+    {"flask", "functions_framework", "google", "grpc", "itsdangerous", "msgspec", "requests", "stripe"}
+)
+MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
+    # the function   what our modules import at its start, of the packages that are installed
+    "charge":        LIBRARIES | {"werkzeug"},
+    "webhook":       LIBRARIES,
+    "reconcile":     LIBRARIES,
+    "notify":        LIBRARIES | {"werkzeug", "jinja2", "babel"},
+    "portal":        LIBRARIES | {"werkzeug", "jinja2", "babel"},
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("function", NEEDS)
+def test_a_function_imports_what_it_needs_and_no_other(function: str) -> None:
+    """A cold start pays for each import: in a process of its own, by what our modules ask for, from main.py on."""
+    program = f"""
+import builtins, importlib.metadata, sys
+packages, asked, real = importlib.metadata.packages_distributions(), set(), builtins.__import__
+def noting(name, globals=None, locals=None, fromlist=(), level=0):
+    asker = (globals or {{}}).get("__name__", "").partition(".")[0]
+    if level == 0 and asker in ("functions", "shared"):
+        asked.add(name.partition(".")[0])
+    return real(name, globals, locals, fromlist, level)
+builtins.__import__ = noting
+import infra.main
+infra.main.{function}
+ours = [name for name in sys.modules if name.startswith("functions.")]
+tasks = [name for name in sys.modules if name.startswith("google.cloud.tasks")]
+print(*sorted(asked & packages.keys()), *ours, *tasks)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert imported == MAY_IMPORT[function] | {f"functions.{function}"}

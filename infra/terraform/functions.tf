@@ -148,6 +148,11 @@ resource "google_cloudfunctions2_function" "function" {
         THREADS          = tostring(local.budgets[each.key].concurrency) # Of gunicorn, which would serve four at a time.
         LOG_EXECUTION_ID = "false"                                       # Our lines carry the trace; otherwise the platform sets this to true.
       },
+      var.telemetry ? {
+        OTEL_EXPORTER_OTLP_ENDPOINT = "https://telemetry.googleapis.com"
+        OTEL_SERVICE_NAME           = "${var.name}-${each.key}"
+        OTEL_RESOURCE_ATTRIBUTES    = "cloud.provider=gcp,cloud.platform=gcp_cloud_run,cloud.region=${var.region}" # Without a place, metrics are refused.
+      } : {},
     )
 
     dynamic "secret_environment_variables" {
@@ -237,7 +242,7 @@ resource "google_artifact_registry_repository" "images" {
 # --- The services of Google's that all this takes --------------------------------------------------------------------
 
 resource "google_project_service" "api" {
-  for_each = toset([
+  for_each = toset(concat(var.telemetry ? ["cloudtrace.googleapis.com", "telemetry.googleapis.com"] : [], [
     "artifactregistry.googleapis.com",
     "cloudbuild.googleapis.com",
     "cloudfunctions.googleapis.com",
@@ -251,7 +256,7 @@ resource "google_project_service" "api" {
     "run.googleapis.com",
     "secretmanager.googleapis.com",
     "storage.googleapis.com",
-  ])
+  ]))
 
   project            = var.project
   service            = each.key

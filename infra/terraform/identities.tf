@@ -41,6 +41,18 @@ resource "google_project_iam_member" "ledger" {
   }
 }
 
+# Traces and metrics are a project's: there is nothing narrower to grant. The last role lets the project be billed for it.
+resource "google_project_iam_member" "telemetry" {
+  for_each = { for pair in setproduct(
+    keys(local.functions),
+    var.telemetry ? ["roles/telemetry.tracesWriter", "roles/telemetry.metricsWriter", "roles/serviceusage.serviceUsageConsumer"] : [],
+  ) : join("/", pair) => { function = pair[0], role = pair[1] } }
+
+  project = var.project
+  role    = each.value.role
+  member  = google_service_account.function[each.value.function].member
+}
+
 resource "google_secret_manager_secret_iam_member" "reader" {
   for_each = { for pair in flatten([
     for name, function in local.functions : [for secret in function.secrets : { function = name, secret = secret }]

@@ -41,6 +41,10 @@ locals {
       lines       = ["a task can never work and was kept as a dead letter"]
       description = "Tasks that can never work."
     }
+    unlisted_codes = {
+      lines       = ["a code that no table lists"]
+      description = "Answers of Stripe's with a code that shared/codes.py does not know."
+    }
     bad_signatures = {
       lines       = ["an event came without a valid signature"]
       description = "Calls of the webhook without a valid signature."
@@ -162,6 +166,13 @@ locals {
       threshold = 0
       severity  = "ERROR"
       todo      = "A caller sent a charge by task that is not valid. It is kept as a DeadLetter entity with the reason; nothing was charged. Mend the caller, and send it again under the same key."
+    }
+    unlisted_code = {
+      title     = "Stripe said something that no table lists"
+      metric    = "unlisted_codes"
+      threshold = 0
+      severity  = "WARNING"
+      todo      = "The log line names the code. Meanwhile it counts as a decline about which the customer decides, or as what its HTTP status says; it is never retried by itself. Give it a row in shared/codes.py."
     }
     bad_signatures = {
       title     = "Events come without a valid signature"

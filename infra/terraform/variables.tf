@@ -297,7 +297,14 @@ variable "jobs_paused" {
   default     = false
 }
 
-# --- Alerts ----------------------------------------------------------------------------------------------------------
+# --- Traces, metrics and alerts --------------------------------------------------------------------------------------
+
+variable "telemetry" {
+  description = "Send OpenTelemetry traces and metrics to Cloud Trace and Cloud Monitoring, which bill for them. Alerts and the dashboard need none of it: they count log lines."
+  type        = bool
+  default     = false
+}
+
 
 variable "notification_channels" {
   description = "Names of the Cloud Monitoring channels that alerts go to: projects/PROJECT/notificationChannels/NUMBER. With none, an alert is only seen in the console."

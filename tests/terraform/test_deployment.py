@@ -33,7 +33,10 @@ NOT_SET: Final = {  # Of the contract's variables, those that no deployment sets
     "DATASTORE_EMULATOR_HOST",
     "STRIPE_API_BASE",  # Stripe's own.
 }
-OF_THE_PLATFORM: Final = {"LOG_EXECUTION_ID", "THREADS"}  # Read by functions-framework.
+OF_THE_PLATFORM: Final = {
+    *("LOG_EXECUTION_ID", "THREADS"),  # Read by functions-framework.
+    *("OTEL_RESOURCE_ATTRIBUTES", "OTEL_SERVICE_NAME"),  # Read by OpenTelemetry's SDK.
+}
 ONLY_FOR: Final[Mapping[str, set[str]]] = {  # What not every function that reads it from the environment makes use of.
     "PORTAL_URL": {"charge", "notify", "portal"},
     "RETENTION": {"charge", "reconcile"},
@@ -207,6 +210,27 @@ def test_nobody_may_do_more_or_less_than_the_readme_says(production: Plan) -> No
     assert {kind for kind in production.kinds if re.search("_(binding|policy)$", kind)} == {
         "google_monitoring_alert_policy"
     }
+
+
+def test_traces_and_metrics_are_sent_only_if_that_is_asked_for(production: Plan, small: Plan) -> None:
+    """To Google, with the place that metrics are refused without; otherwise there is no variable, no role, no API."""
+    for function in FUNCTIONS:
+        given = _variables(production, function)
+        assert given["OTEL_EXPORTER_OTLP_ENDPOINT"] == "https://telemetry.googleapis.com"
+        assert given["OTEL_SERVICE_NAME"] == f"paidonce-{function}"
+        assert "cloud.region=europe-west1" in given["OTEL_RESOURCE_ATTRIBUTES"].split(",")
+        assert not any(name.startswith("OTEL") for name in _environment(small, function))
+    writes = {
+        "roles/telemetry.tracesWriter",
+        "roles/telemetry.metricsWriter",
+        "roles/serviceusage.serviceUsageConsumer",
+    }
+    granted = {(who, role) for who, role, what in _granted(production) if what == "project" and who != "builder"}
+    assert granted == {(function, role) for function in FUNCTIONS for role in writes}
+    assert {who for who, _, what in _granted(small) if what == "project"} == {"builder"}
+    apis = {"telemetry.googleapis.com", "cloudtrace.googleapis.com"}
+    assert apis <= set(production.all("google_project_service"))
+    assert not apis & set(small.all("google_project_service"))
 
 
 def test_every_account_is_used(production: Plan) -> None:
@@ -627,10 +651,11 @@ def test_every_metric_is_seen_and_nothing_is_looked_for_that_does_not_exist(prod
         "decisions",
         "discrepancies",
         "dead_letters",
+        "unlisted_codes",
         "bad_signatures",
         "errors",
     }
-    assert len(alerts) == 10
+    assert len(alerts) == 11
     assert "ten alerts" in (DEPLOYMENT / "README.md").read_text()
     for alert in alerts.values():
         assert len(alert["documentation"][0]["content"]) > 40

@@ -84,6 +84,7 @@ module "paidonce" {
     charge = { min_instances = 1, max_instances = 20 } # Nobody waits for a cold start at the till.
   }
 
+  telemetry             = true
   notification_channels = [google_monitoring_notification_channel.operator.id]
   alert_thresholds      = { old_charge_minutes = 30 }
 }
