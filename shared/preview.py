@@ -47,6 +47,7 @@ STATUSES: Final = {  # In which status of its charge each is written, and after 
     Topic.MISSING_OBJECT:  (Status.BLOCKED,         NO_CARD),
     Topic.BLOCKED:         (Status.BLOCKED,         NO_PERMISSION),
     Topic.DISCREPANCY:     (Status.SUCCEEDED,       None),
+    Topic.PAYS_ELSEWHERE:  (Status.DECLINED,        NO_MONEY),
     Topic.BUG:             (Status.BLOCKED,         None),
 }
 # fmt: on
