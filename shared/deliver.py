@@ -429,7 +429,7 @@ class Charger:
 
         with_charges: what was refunded is read, too.
 
-        Raises LedgerUnavailable or LookUnavailable.
+        Raises LedgerUnavailable, LookUnavailable or AccountGone.
         """
         held = self._ledger.get(charge_id)
         assert held is not None, "charges are never deleted"
@@ -437,6 +437,8 @@ class Charger:
         looked: Observation = self._gateway.fetch(
             payment_intent, terms.account, held.charge.create.api_version, with_charges=with_charges
         )
+        if isinstance(looked, LookFailed) and looked.seen is Seen.MISSING_OBJECT:  # That says nothing of the payment.
+            raise AccountGone(terms.account)
         if payment_intent == held.charge.payment_intent and held.charge.status is Status.SUCCEEDED:
             looked = _comparison(looked)
         if isinstance(looked, LookFailed):
@@ -771,6 +773,10 @@ def _comparison(looked: Observation) -> Observation:
 
 class LookUnavailable(Exception):
     """Stripe could not be asked about a PaymentIntent just now."""
+
+
+class AccountGone(Exception):
+    """Stripe lets us ask about nothing on a connected account any more."""
 
 
 class NotOurs(Exception):
