@@ -165,11 +165,11 @@ def _canceled(matter: Matter) -> Letter:
     _ = matter.gettext
     reasons = {
         CancelReason.EXPIRED: _("It was not paid in time."),
-        CancelReason.REQUESTED: _("It was cancelled on request."),
+        CancelReason.REQUESTED: _("It was canceled on request."),
     }
     return _to_customer(
         matter,
-        subject=_("Your payment of %(amount)s was cancelled"),
+        subject=_("Your payment of %(amount)s was canceled"),
         paragraphs=(
             reasons.get(matter.charge.cancel_reason or CancelReason.BY_STRIPE, ""),
             _("No money was taken, and none will be."),
@@ -300,6 +300,7 @@ def _missing(matter: Matter) -> Letter:
 def _pays_elsewhere(matter: Matter) -> Letter:
     """S5: the one who is to get the money hears that it will not come by card."""
     _ = matter.gettext
+    is_operator = matter.reader.audience is Audience.OPERATOR
     return Letter(
         subject=_("A customer wants to pay %(amount)s in cash or another way") % {"amount": _amount(matter)},
         paragraphs=(
@@ -311,11 +312,14 @@ def _pays_elsewhere(matter: Matter) -> Letter:
                 title=_("What to do now"),
                 points=(
                     _("Agree with the customer how they pay."),
-                    _("Once you have the money, have it noted: until then the customer may still pay by card."),
+                    _("Once the money is there, note it with this command.")
+                    if is_operator
+                    else _("Once you have the money, tell whoever runs the platform, who notes it."),
+                    _("Until that is noted the customer may still choose to pay by card."),
                 ),
             ),
         ),
-        commands=(_note_cash(matter),) if matter.reader.audience is Audience.OPERATOR else (),
+        commands=(_note_cash(matter),) if is_operator else (),
         footer=_to_owner(matter),
     )
 
@@ -384,7 +388,7 @@ def _explained(matter: Matter, found: Discrepancy) -> str:
         "paid_elsewhere": _(
             "It was paid by another PaymentIntent than ours, which closed the charge. Find out who made it."
         ),
-        "paid_after_canceled": _("It was paid although it was cancelled: refund it, or deliver what was paid for."),
+        "paid_after_canceled": _("It was paid although it was canceled: refund it, or deliver what was paid for."),
         "paid_after_paid_out_of_band": _(
             "It was paid at Stripe although it had been paid in another way: see to it that one is refunded."
         ),
@@ -393,7 +397,7 @@ def _explained(matter: Matter, found: Discrepancy) -> str:
         ),
         "refund_failed": _("Money that was taken beside this charge could not be refunded: refund it by hand."),
         "not_paid_at_stripe": _("The ledger calls it paid, and Stripe does not: deliver nothing before that is clear."),
-        "orphan_not_canceled": _("A PaymentIntent that is not needed could not be cancelled: cancel it by hand."),
+        "orphan_not_canceled": _("A PaymentIntent that is not needed could not be canceled: cancel it by hand."),
         "unexplained_payment_intent": _(
             "Somebody has made a PaymentIntent for the same customer and amount. If it is for the same sale, cancel "
             "this charge; if not, take it up again."
@@ -440,6 +444,7 @@ def _facts(matter: Matter) -> tuple[tuple[str, str], ...]:
     _, charge = matter.gettext, matter.charge
     facts = (
         (_("Amount"), _amount(matter)),
+        (_("For"), _one_line(charge.terms.description)),
         (_("Charge"), charge.id),
         (_("Status"), charge.status),
         (_("Customer"), charge.terms.customer),

@@ -122,11 +122,11 @@ def test_a_customer_whose_charge_is_tried_again_reads_when_and_that_they_need_do
     ("reason", "said"),
     [
         (CancelReason.EXPIRED, "It was not paid in time."),
-        (CancelReason.REQUESTED, "It was cancelled on request."),
+        (CancelReason.REQUESTED, "It was canceled on request."),
         (CancelReason.BY_STRIPE, ""),
     ],
 )
-def test_a_customer_reads_why_it_was_cancelled(reason: CancelReason, said: str) -> None:
+def test_a_customer_reads_why_it_was_canceled(reason: CancelReason, said: str) -> None:
     """As far as it is known."""
     text = text_of(replace(preview.sample(Topic.CANCELED), cancel_reason=reason), Topic.CANCELED)
     assert said in text
@@ -180,6 +180,13 @@ def test_the_operator_reads_only_of_discrepancies_that_are_left() -> None:
     text = text_of(replace(charge, discrepancies=(settled, left)), Topic.DISCREPANCY, audience=Audience.OPERATOR)
     assert "pi_left" in text
     assert "pi_settled" not in text
+
+
+def test_a_customer_whose_card_is_gone_is_offered_another_one_and_not_the_same() -> None:
+    """S7: as the preview shows it, too."""
+    text = text_of(preview.sample(Topic.MISSING_OBJECT), Topic.MISSING_OBJECT)
+    assert "Use another card." in text
+    assert "the same card" not in text
 
 
 def test_who_gets_the_cash_reads_how_to_note_it() -> None:
