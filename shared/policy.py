@@ -563,9 +563,7 @@ def _with_new_attempt(charge: Charge, now: datetime, return_url: str | None = No
     if number > ATTEMPTS_LIMIT:
         return _blocked(charge, Party.OPERATOR)
     if _held_back_until(charge, now) is not None:
-        return_url = (
-            None  # When it is sent, hours from now, the customer has left: their bank must not ask an empty page.
-        )
+        return_url = None  # When it is sent, hours from now, the customer has left: their bank would ask nobody.
     session = {"return_url": return_url} if return_url else {"off_session": True}
     attempt = Attempt(
         idempotency_key=f"pio-{charge.id}-g{charge.generation}-confirm-{number}",
@@ -911,8 +909,9 @@ def _outbox(charge: Charge, audience: Audience, topic: Topic, now: datetime) -> 
 def _about(charge: Charge, topic: Topic) -> str:
     """Name what there is to be told of a charge as it stands: when that differs, it is told again."""
     error, closing = charge.last_error or Failure(), charge.closing and charge.closing.kind
+    request, elsewhere = _last_request(charge).idempotency_key, charge.pays_elsewhere_since is not None
     parts: tuple[object, ...] = (
-        (charge.status, charge.blocked_on, closing, len(charge.attempts), charge.pays_elsewhere_since is not None),
+        (charge.status, charge.blocked_on, closing, request, elsewhere),
         (error.type, error.code, error.decline_code, error.param),
     )
     if topic is Topic.DISCREPANCY:

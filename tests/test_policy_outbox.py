@@ -100,6 +100,17 @@ def test_the_same_status_for_another_reason_is_told_again() -> None:
     assert about(script, Audience.CALLER) == [Topic.OUTCOME] * 2
 
 
+def test_another_card_that_is_gone_as_well_is_told_again() -> None:
+    """S7, before there is a PaymentIntent: the same answer, and another card."""
+    gone = Failure(type="invalid_request_error", code="resource_missing", param="payment_method")
+    script = Script(limits=EVERYBODY)
+    script.reply(Seen.MISSING_OBJECT, error=gone)
+    tell(script)
+    script.choose(Act.PAYMENT_METHOD)
+    script.reply(Seen.MISSING_OBJECT, error=gone)
+    assert about(script, Audience.CUSTOMER) == [Topic.MISSING_OBJECT] * 2
+
+
 def test_whoever_must_mend_a_charge_next_is_told_as_well() -> None:
     """S7: the operator has mended the API key, and now it shows that the card is gone."""
     script = confirming()

@@ -98,6 +98,29 @@ def test_who_was_answered_before_it_was_certain_hears_the_outcome(card: str, *, 
     assert [heard["status"] for _, heard in place.heard] == [status]
 
 
+@pytest.mark.parametrize("card", [DECLINES, "pm_card_visa"])
+def test_wherever_it_fails_a_caller_whose_answer_was_open_hears_the_outcome(card: str) -> None:
+    """At every call: who was answered 202, or 503 for a charge that is recorded, and does not ask again."""
+    undisturbed = office()
+    charge(undisturbed, payment_method=card)
+    open_answers = 0
+    for index, service in enumerate(undisturbed.world.services):
+        for fault in FAULTS[service]:
+            if fault in {Fault.CUSTOMER_PAYS, Fault.CANCEL}:
+                continue
+            place = office(plan={index: fault})
+            charge(place, payment_method=card)
+            answers = [told.status for told in place.world.told if told.request == "POST charge/"]
+            place.world.settle()
+            where = [f"{index}: {fault}", *place.world.trace]
+            assert place.world.check() == [], where
+            if answers and answers[0] in {202, 503} and place.world.charges():
+                open_answers += 1
+                assert place.heard, where
+                assert place.heard[-1][1]["status"] == place.world.charge().status, where
+    assert open_answers > 5
+
+
 def test_who_was_told_of_trouble_is_told_that_it_is_over() -> None:
     """Another card paid."""
     place = office()
