@@ -104,8 +104,10 @@ def _dead_letter(raw: bytes, request: flask.Request, found: Problem) -> Answer:
 
 def _deliver(request: flask.Request, name: str) -> Answer:
     parts = wiring.parts("charge")
-    epoch = TaskBody.read(request.get_data()).epoch if by_task(request) else None
-    outcome = parts.charger.deliver(name, by_task=by_task(request), epoch=epoch, task=task_of(request))
+    body = TaskBody.read(request.get_data()) if by_task(request) else TaskBody()
+    outcome = parts.charger.deliver(
+        name, by_task=by_task(request), epoch=body.epoch, task=task_of(request), unheard=body.unheard
+    )
     if outcome is None:
         return _unknown_id(request, name)
     if by_task(request):

@@ -81,6 +81,7 @@ class Topic(StrEnum):
     MISSING_OBJECT = "missing_object"
     BLOCKED = "blocked"
     DISCREPANCY = "discrepancy"
+    PAYS_ELSEWHERE = "pays_elsewhere"
     BUG = "bug"
     OUTCOME = "outcome"
 
@@ -189,6 +190,7 @@ class Notice:
     audience: Audience
     topic: Topic
     at: datetime
+    about: str = ""  # What of the charge it is about: the same is not told twice.
     told_at: datetime | None = None  # When it was accepted; or found to be true no longer (`dropped`).
     dropped: bool = False
 
@@ -262,7 +264,7 @@ class Charge:
     amount_refunded: int = 0
     crashes: int = 0  # Deliveries that ended in an exception of ours since the last that did not.
     discrepancies: tuple[Discrepancy, ...] = ()
-    outbox: tuple[Notice, ...] = ()  # Everything that anybody was or is to be told.
+    outbox: tuple[Notice, ...] = ()  # What anybody is to be told, and was told of late.
     history: tuple[Entry, ...] = ()
     succeeded_at: datetime | None = None
     erased_at: datetime | None = None  # When what is personal in it was erased.
@@ -462,6 +464,8 @@ class Chosen:
 @dataclass(frozen=True, kw_only=True)
 class Woken:
     """A delivery began: time has passed."""
+
+    unheard: bool = False  # The caller had its answer before it was certain what had become of the charge.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from typing import Final, Protocol, Self
 
 import msgspec
 
-from shared import log, policy, telemetry
+from shared import codes, log, policy, telemetry
 from shared.charge import (
     Act,
     Answered,
@@ -37,6 +37,7 @@ from shared.charge import (
     LookFailed,
     Notice,
     Observation,
+    Party,
     PaymentIntent,
     Request,
     Seen,
@@ -92,6 +93,7 @@ class TaskBody(msgspec.Struct, frozen=True):
 
     enqueued_at: float | None = None  # Unix seconds.
     epoch: int | None = None  # The charge's, when the task was made.
+    unheard: bool = False  # The caller had its answer before it was certain what had become of the charge.
 
     @classmethod
     def read(cls, raw: bytes) -> Self:
@@ -210,26 +212,44 @@ class Charger:
         unheard = set() if task else {Audience.CALLER}
         limits = dataclasses.replace(self._limits, reaches=self._limits.reaches - unheard)
         run = Run(held=held, charge=held.charge, lease=lease, limits=limits)
-        if known_new:
-            return self._guarded(run, lambda: self._work(run, self._send(run, held.charge.create)))
-        return self._guarded(run, lambda: self._work(run, Decision(charge=held.charge, then=Then.GO_ON)))
+
+        def work() -> Outcome:
+            recorded = Decision(charge=held.charge, then=Then.GO_ON)
+            return self._work(run, self._send(run, held.charge.create) if known_new else recorded)
+
+        outcome = self._guarded(run, work)
+        if Audience.CALLER in self._limits.reaches - limits.reaches and (outcome.crashed or not outcome.durable):
+            # What was learned may be recorded all the same, and is not what the answer says.
+            self._beside(lambda: self._make_task(held.charge, lease.until, unheard=True))
+        return outcome
 
     def deliver(
-        self, charge_id: str, *, by_task: bool, epoch: int | None = None, task: str | None = None
+        self,
+        charge_id: str,
+        *,
+        by_task: bool,
+        epoch: int | None = None,
+        task: str | None = None,
+        unheard: bool = False,
     ) -> Outcome | None:
         """Take up a charge where it stands. None: there is no such charge. Raises LedgerUnavailable.
 
         A task of an older epoch ends at once: a newer one was made since, or else `due_at` covers it. So a charge has
         one task that comes again and again, and not one for every time that it was swept. A task (`task`: its name)
         that comes again has ended before: what it holds the lease for is dead.
+        unheard: the caller has had an answer that may not say how the charge stands, so they hear it now.
         """
         self._gate.check()
         held = self._ledger.get(charge_id)
         if held is None:
             return None
-        if epoch is not None and epoch < held.charge.epoch:
+        if unheard:  # While the charge is on its way, whoever brings it there tells the caller.
+            is_stale = policy.waiting_on(held.charge) is Party.SYSTEM
+        else:
+            is_stale = epoch is not None and epoch < held.charge.epoch
+        if is_stale:
             return Outcome(charge=held.charge, existed=True)
-        return self._take_up(held, by_task=by_task, task=task)
+        return self._take_up(held, by_task=by_task, task=task, unheard=unheard)
 
     def read(self, charge_id: str) -> Charge | None:
         """Return the charge as recorded. Raises LedgerUnavailable."""
@@ -421,7 +441,7 @@ class Charger:
 
         with_charges: what was refunded is read, too.
 
-        Raises LedgerUnavailable or LookUnavailable.
+        Raises LedgerUnavailable, LookUnavailable or AccountGone.
         """
         held = self._ledger.get(charge_id)
         assert held is not None, "charges are never deleted"
@@ -429,6 +449,8 @@ class Charger:
         looked: Observation = self._gateway.fetch(
             payment_intent, terms.account, held.charge.create.api_version, with_charges=with_charges
         )
+        if isinstance(looked, LookFailed) and looked.seen is Seen.MISSING_OBJECT:  # That says nothing of the payment.
+            raise AccountGone(terms.account)
         if payment_intent == held.charge.payment_intent and held.charge.status is Status.SUCCEEDED:
             looked = _comparison(looked)
         if isinstance(looked, LookFailed):
@@ -455,8 +477,8 @@ class Charger:
             assert held is not None, "charges are never deleted"
             if not _same_request(held.charge, asked):
                 return Outcome(charge=held.charge, existed=True, refusal="key_reused")
-            if not self._busy(held.charge, but_for=task):
-                break
+            if held.charge.final or not self._busy(held.charge, but_for=task):
+                break  # What is still in hand of a final one, a refund say, changes nothing for the caller.
             if self._clock.now() >= patience:
                 return Outcome(charge=held.charge, existed=True, busy=True)
             self._clock.sleep(look_again)
@@ -466,14 +488,14 @@ class Charger:
         return Outcome(charge=held.charge, existed=True)
 
     @telemetry.span("deliver")
-    def _take_up(self, held: Held, *, by_task: bool, task: str | None = None) -> Outcome:
+    def _take_up(self, held: Held, *, by_task: bool, task: str | None = None, unheard: bool = False) -> Outcome:
         if self._busy(held.charge, but_for=task):
             telemetry.note(charge=held.charge.id, result="busy")
             telemetry.count("deliveries", result="busy")
             return Outcome(charge=held.charge, existed=True, busy=True)
         run = Run(held=held, charge=held.charge, lease=self._new_lease(task), limits=self._limits)
         self._remind(held.charge)
-        decision = self._learn(run, Woken())
+        decision = self._learn(run, Woken(unheard=unheard))
         outcome = self._guarded(run, lambda: self._work(run, decision, by_task=by_task))
         return dataclasses.replace(outcome, existed=True)
 
@@ -639,6 +661,15 @@ class Charger:
             if held.charge.status is Status.UNKNOWN and charge.status is not Status.PENDING:
                 seconds = (self._clock.now() - _unknown_since(held.charge)).total_seconds()
                 telemetry.measure(telemetry.UNKNOWN_SECONDS, seconds, status=charge.status)
+        failure = charge.last_error
+        if failure is not None and failure != held.charge.last_error and not codes.listed(failure):
+            log.error(
+                "a code that no table lists",
+                charge=charge.id,
+                code=failure.code,
+                decline_code=failure.decline_code,
+                advice_code=failure.advice_code,
+            )
         known = {(found.kind, found.payment_intent, found.detail) for found in held.charge.discrepancies}
         for found in charge.discrepancies:
             if (found.kind, found.payment_intent, found.detail) not in known:
@@ -649,7 +680,8 @@ class Charger:
                     payment_intent=found.payment_intent,
                     settled=found.settled,
                 )
-        for notice in charge.outbox[len(held.charge.outbox) :]:
+        last = held.charge.outbox[-1].number if held.charge.outbox else 0
+        for notice in (one for one in charge.outbox if one.number > last):
             self._make_notice_task(charge, notice, f"{charge.id}-g{self._generation}-n{notice.number}")
         return updated
 
@@ -710,12 +742,13 @@ class Charger:
     def _with_epoch(self, charge: Charge, *, more: bool) -> Charge:
         return dataclasses.replace(charge, epoch=charge.epoch + 1) if more else charge
 
-    def _make_task(self, charge: Charge, at: datetime | None) -> bool:
+    def _make_task(self, charge: Charge, at: datetime | None, *, unheard: bool = False) -> bool:
         """Ask the queue for a delivery. Whether that works never matters to the charge: `due_at` covers it."""
-        body = msgspec.json.encode(TaskBody(enqueued_at=self._clock.now().timestamp(), epoch=charge.epoch))
+        enqueued_at = self._clock.now().timestamp()
+        body = msgspec.json.encode(TaskBody(enqueued_at=enqueued_at, epoch=charge.epoch, unheard=unheard))
         return self._tasks.create(
             Task(
-                name=task_name(charge.id, self._generation, charge.epoch),
+                name=task_name(charge.id, self._generation, charge.epoch) + ("-unheard" if unheard else ""),
                 url=f"{self._charge_url}/{charge.id}/deliver",
                 body=body,
                 at=at,
@@ -800,6 +833,10 @@ def _comparison(looked: Observation) -> Observation:
 
 class LookUnavailable(Exception):
     """Stripe could not be asked about a PaymentIntent just now."""
+
+
+class AccountGone(Exception):
+    """Stripe lets us ask about nothing on a connected account any more."""
 
 
 class NotOurs(Exception):

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import requests
 import stripe
 
-from shared import answers, codes, log, telemetry
+from shared import answers, log, telemetry
 from shared.charge import Answered, Failure, Fetched, Listed, LookFailed, PaymentIntent, Request, Seen, Terms
 
 STRIPE_API_VERSION: Final = "2026-10-28.endive"
@@ -72,24 +72,13 @@ class Heard:
     def read(self, idempotency_key: str) -> Answered:
         """Say what it amounts to."""
         request_id = self.headers.get("request-id")
-        answered = answers.read(
+        return answers.read(
             self.status,
             self.body,
             request_id=request_id,
             replayed=self.headers.get("idempotent-replayed", "").lower() == "true",
             idempotency_key=idempotency_key,
         )
-        shown = answered.payment_intent.last_error if answered.payment_intent is not None else None
-        for failure in dict.fromkeys((answered.error, shown)):
-            if failure is not None and not codes.listed(failure):
-                log.error(
-                    "a code that no table lists",
-                    code=failure.code,
-                    decline_code=failure.decline_code,
-                    advice_code=failure.advice_code,
-                    request=request_id,
-                )
-        return answered
 
 
 class RecordingClient(stripe.HTTPClient):

@@ -165,11 +165,11 @@ def _canceled(matter: Matter) -> Letter:
     _ = matter.gettext
     reasons = {
         CancelReason.EXPIRED: _("It was not paid in time."),
-        CancelReason.REQUESTED: _("It was cancelled on request."),
+        CancelReason.REQUESTED: _("It was canceled on request."),
     }
     return _to_customer(
         matter,
-        subject=_("Your payment of %(amount)s was cancelled"),
+        subject=_("Your payment of %(amount)s was canceled"),
         paragraphs=(
             reasons.get(matter.charge.cancel_reason or CancelReason.BY_STRIPE, ""),
             _("No money was taken, and none will be."),
@@ -293,9 +293,34 @@ def _missing(matter: Matter) -> Letter:
                 ),
             ),
         ),
-        footer=_("You get this as the owner of the Stripe account %(account)s.") % {"account": charge.terms.account}
-        if matter.reader.audience is Audience.ACCOUNT_OWNER
-        else _to_operator(matter),
+        footer=_to_owner(matter),
+    )
+
+
+def _pays_elsewhere(matter: Matter) -> Letter:
+    """S5: the one who is to get the money hears that it will not come by card."""
+    _ = matter.gettext
+    is_operator = matter.reader.audience is Audience.OPERATOR
+    return Letter(
+        subject=_("A customer wants to pay %(amount)s in cash or another way") % {"amount": _amount(matter)},
+        paragraphs=(
+            _("They chose it on their page. Their card is left alone from now on, and the amount is still owed."),
+        ),
+        facts=_facts(matter),
+        sections=(
+            Section(
+                title=_("What to do now"),
+                points=(
+                    _("Agree with the customer how they pay."),
+                    _("Once the money is there, note it with this command.")
+                    if is_operator
+                    else _("Once you have the money, tell whoever runs the platform, who notes it."),
+                    _("Until that is noted the customer may still choose to pay by card."),
+                ),
+            ),
+        ),
+        commands=(_note_cash(matter),) if is_operator else (),
+        footer=_to_owner(matter),
     )
 
 
@@ -342,8 +367,9 @@ def _bug(matter: Matter) -> Letter:
 
 def _discrepancy(matter: Matter) -> Letter:
     _, charge = matter.gettext, matter.charge
-    points = tuple(_explained(matter, found) for found in charge.discrepancies)
-    commands = dict.fromkeys(_look(charge, found) for found in charge.discrepancies if found.payment_intent)
+    left = [found for found in charge.discrepancies if not found.settled]
+    points = tuple(_explained(matter, found) for found in left)
+    commands = dict.fromkeys(_look(charge, found) for found in left if found.payment_intent)
     return Letter(
         subject=_("Stripe and the ledger disagree about a charge of %(amount)s") % {"amount": _amount(matter)},
         paragraphs=(_("Look at it: money may have moved that should not have, or may be missing."),),
@@ -362,7 +388,7 @@ def _explained(matter: Matter, found: Discrepancy) -> str:
         "paid_elsewhere": _(
             "It was paid by another PaymentIntent than ours, which closed the charge. Find out who made it."
         ),
-        "paid_after_canceled": _("It was paid although it was cancelled: refund it, or deliver what was paid for."),
+        "paid_after_canceled": _("It was paid although it was canceled: refund it, or deliver what was paid for."),
         "paid_after_paid_out_of_band": _(
             "It was paid at Stripe although it had been paid in another way: see to it that one is refunded."
         ),
@@ -371,9 +397,7 @@ def _explained(matter: Matter, found: Discrepancy) -> str:
         ),
         "refund_failed": _("Money that was taken beside this charge could not be refunded: refund it by hand."),
         "not_paid_at_stripe": _("The ledger calls it paid, and Stripe does not: deliver nothing before that is clear."),
-        "refunded_at_stripe": _("It was refunded at Stripe, which the charge now shows. Nothing is left to do."),
-        "paid_without_charge": _("It was paid and the ledger had forgotten it. The charge was recovered."),
-        "orphan_not_canceled": _("A PaymentIntent that is not needed could not be cancelled: cancel it by hand."),
+        "orphan_not_canceled": _("A PaymentIntent that is not needed could not be canceled: cancel it by hand."),
         "unexplained_payment_intent": _(
             "Somebody has made a PaymentIntent for the same customer and amount. If it is for the same sale, cancel "
             "this charge; if not, take it up again."
@@ -420,6 +444,7 @@ def _facts(matter: Matter) -> tuple[tuple[str, str], ...]:
     _, charge = matter.gettext, matter.charge
     facts = (
         (_("Amount"), _amount(matter)),
+        (_("For"), _one_line(charge.terms.description)),
         (_("Charge"), charge.id),
         (_("Status"), charge.status),
         (_("Customer"), charge.terms.customer),
@@ -434,9 +459,26 @@ def _to_operator(matter: Matter) -> str:
     return matter.gettext("You get this because OPERATOR_EMAIL names you.")
 
 
+def _to_owner(matter: Matter) -> str:
+    """Say why they get it: the owner of the account, or the operator in their place."""
+    if matter.reader.audience is Audience.OPERATOR:
+        return _to_operator(matter)
+    account = matter.charge.terms.account
+    return matter.gettext("You get this as the owner of the Stripe account %(account)s.") % {"account": account}
+
+
+def _note_cash(matter: Matter) -> str:
+    """Return the command that notes that a charge was paid in another way."""
+    return f"""{_post(matter, "out-of-band")} -H 'Content-Type: application/json' -d '{{"reference": "..."}}'"""
+
+
 def _take_up_again(matter: Matter) -> str:
     """Return the command that takes a charge up once what stopped it is mended."""
-    url = shlex.quote(f"{matter.charge_url}/{matter.charge.id}/retry")
+    return _post(matter, "retry")
+
+
+def _post(matter: Matter, act: str) -> str:
+    url = shlex.quote(f"{matter.charge_url}/{matter.charge.id}/{act}")
     return f'curl -X POST -H "Authorization: Bearer $(gcloud auth print-identity-token)" {url}'
 
 
@@ -470,6 +512,8 @@ LETTERS: Final[Mapping[tuple[Audience, Topic], Callable[[Matter], Letter]]] = {
     (Audience.CUSTOMER, Topic.MISSING_OBJECT): _asks_for_card,
     (Audience.ACCOUNT_OWNER, Topic.MISSING_OBJECT): _missing,
     (Audience.OPERATOR, Topic.MISSING_OBJECT): _missing,  # The platform's own account, or an owner without address.
+    (Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE): _pays_elsewhere,
+    (Audience.OPERATOR, Topic.PAYS_ELSEWHERE): _pays_elsewhere,  # Likewise.
     (Audience.OPERATOR, Topic.BLOCKED): _blocked,
     (Audience.OPERATOR, Topic.DISCREPANCY): _discrepancy,
     (Audience.OPERATOR, Topic.BUG): _bug,

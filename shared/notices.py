@@ -7,7 +7,7 @@ Message-ID or `webhook-id`. The other order would lose it. Two deliveries at the
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from email.message import EmailMessage
 from email.utils import format_datetime
 from typing import Final, Protocol
@@ -19,8 +19,9 @@ from shared.clock import Clock
 from shared.gateway import Contact
 from shared.ledger import Conflict, Held, Ledger
 from shared.letters import Reader
-from shared.mail import Mail, NeverAccepted, NotNow, addressed, domain_of
+from shared.mail import Mail, NeverAccepted, NotNow, ServerDown, addressed, domain_of
 from shared.outcomes import NotTaken, Outcomes
+from shared.policy import NOTICE_FOR, NOTICES
 from shared.words import negotiate
 
 TOLD: Final = "told"
@@ -38,12 +39,17 @@ STILL_TRUE: Final[Mapping[Topic, frozenset[Status]]] = {  # A notice is told onl
     Topic.CANCELED:        frozenset({Status.CANCELED}),
     Topic.MISSING_OBJECT:  frozenset({Status.BLOCKED}),
     Topic.BLOCKED:         frozenset({Status.BLOCKED}),
-    Topic.DISCREPANCY:     ALWAYS,                               # Money that nobody can explain.
+    Topic.DISCREPANCY:     ALWAYS,                               # Money that nobody can explain, while that is so.
+    Topic.PAYS_ELSEWHERE:  ALWAYS,                               # Likewise, while they do.
     Topic.BUG:             ALWAYS,                               # It may strike again.
-    Topic.OUTCOME:         ALWAYS,                               # Told with the charge as it is now.
+    Topic.OUTCOME:         frozenset(                            # Told with the charge as it is now, if that is one.
+        status for status, told in NOTICES.items() if (Audience.CALLER, Topic.OUTCOME) in told
+    ),
 }
 # fmt: on
 assert set(STILL_TRUE) == set(Topic)
+
+LONG: Final = timedelta(hours=1)  # A notice that waits longer is the operator's to look into, not only the queue's.
 
 
 class NotYet(Exception):
@@ -96,20 +102,34 @@ class Notifier:
         Raises NotYet, `mail.ServerDown` and LedgerUnavailable: then it is told by the next delivery.
         """
         held = self._ledger.get(charge_id)
-        if held is None or find(held.charge, number) is None:
+        notice = None if held is None else find(held.charge, number)
+        if held is None or notice is None:
             return None
-        reader = self._reader(held.charge, number)
-        held = self._again(charge_id)  # To ask Stripe took a while, and what is said is what holds right now.
-        if _notice(held.charge, number).told_at is not None:
+        try:
+            return self._tell(held.charge, notice)
+        except (NotYet, ServerDown) as error:
+            if self._clock.now() < notice.at + LONG:
+                raise
+            if self._clock.now() < notice.at + NOTICE_FOR:
+                log.error("a notice waits for long", charge=charge_id, number=number, reason=str(error))
+                raise
+            self._mark(self._again(charge_id), number, dropped=not _unreachable(held.charge, notice, str(error)))
+            return DROPPED
+
+    def _tell(self, charge: Charge, notice: Notice) -> str:
+        number = notice.number
+        reader = self._reader(charge, notice)
+        held = self._again(charge.id)  # To ask Stripe took a while, and what is said is what holds right now.
+        still = find(held.charge, number)
+        if still is None or still.told_at is not None:
             return BEFORE
-        told = reader is not None and is_true(held.charge, number) and self._told(held.charge, number, reader)
+        told = reader is not None and is_true(held.charge, still) and self._told(held.charge, still, reader)
         self._mark(held, number, dropped=not told)
         return TOLD if told else DROPPED
 
-    def _reader(self, charge: Charge, number: int) -> Reader | None:
+    def _reader(self, charge: Charge, notice: Notice) -> Reader | None:
         """Find out who is to read it. None: nobody, or it need not be told any more."""
-        notice = _notice(charge, number)
-        if notice.told_at is not None or not is_true(charge, number):
+        if notice.told_at is not None or not is_true(charge, notice):
             return None
         match notice.audience:
             case Audience.CALLER:
@@ -145,28 +165,28 @@ class Notifier:
             return Reader(audience=Audience.OPERATOR, email=self._sender.operator_email or None)
         return Reader(audience=Audience.ACCOUNT_OWNER, email=email)
 
-    def _told(self, charge: Charge, number: int, reader: Reader) -> bool:
+    def _told(self, charge: Charge, notice: Notice, reader: Reader) -> bool:
         """Tell it. False: it reaches nobody, ever; that is logged for the operator."""
         if reader.audience is Audience.CALLER:
-            return self._told_caller(charge, number)
+            return self._told_caller(charge, notice)
         if self._mail is None:
-            return _unreachable(charge, number, "SMTP_URL is not set")
+            return _unreachable(charge, notice, "SMTP_URL is not set")
         if reader.email is None:
-            return _unreachable(charge, number, "no address")
+            return _unreachable(charge, notice, "no address")
         try:
-            self._mail.send(self._message(charge, number, reader, reader.email))
+            self._mail.send(self._message(charge, notice, reader, reader.email))
         except NotNow as error:
             raise NotYet(str(error)) from error
         except NeverAccepted as error:
-            return _unreachable(charge, number, str(error))
+            return _unreachable(charge, notice, str(error))
         return True
 
-    def _told_caller(self, charge: Charge, number: int) -> bool:
+    def _told_caller(self, charge: Charge, notice: Notice) -> bool:
         if self._outcomes is None:
-            return _unreachable(charge, number, "OUTCOME_URL is not set")
+            return _unreachable(charge, notice, "OUTCOME_URL is not set")
         try:
             self._outcomes.tell(
-                f"{charge.id}-{number}",
+                f"{charge.id}-{notice.number}",
                 view(charge, self._sender.customer_url(charge.id, self._clock.now())),
                 self._clock.now(),
             )
@@ -174,37 +194,38 @@ class Notifier:
             raise NotYet(str(error)) from error
         return True
 
-    def _message(self, charge: Charge, number: int, reader: Reader, email: str) -> EmailMessage:
+    def _message(self, charge: Charge, notice: Notice, reader: Reader, email: str) -> EmailMessage:
         """Write the mail. The same notice has the same Message-ID, however often it is sent."""
         now, sender = self._clock.now(), self._sender
         matter = letters.Matter(
             charge=charge, reader=reader, url=sender.customer_url(charge.id, now), charge_url=sender.charge_url
         )
-        letter = letters.write(matter, _notice(charge, number).topic)
+        letter = letters.write(matter, notice.topic)
         text, html = letters.render(letter, reader.locale)
         message = EmailMessage()
         addressed(message, sender=sender.mail_from, recipient=email)
         message["Subject"] = letter.subject
         message["Date"] = format_datetime(now)
-        message["Message-ID"] = f"<{charge.id}.{number}@{domain_of(message)}>"
+        message["Message-ID"] = f"<{charge.id}.{notice.number}@{domain_of(message)}>"
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no "out of office" comes back.
         message.set_content(text, cte="quoted-printable")
         message.add_alternative(html, subtype="html", cte="quoted-printable")
         return message
 
     def _mark(self, held: Held, number: int, *, dropped: bool) -> None:
-        """Record that a notice need not be told again, on top of whatever others record meanwhile."""
-        while _notice(held.charge, number).told_at is None:
-            outbox = tuple(
-                dataclasses.replace(notice, told_at=self._clock.now(), dropped=dropped)
-                if notice.number == number
-                else notice
-                for notice in held.charge.outbox
-            )
+        """Record that a notice need not be told again, on top of whatever others record meanwhile.
+
+        Raises NotYet where what others have recorded may have made true again what was to be dropped.
+        """
+        while (notice := find(held.charge, number)) is not None and notice.told_at is None:
+            marked = dataclasses.replace(notice, told_at=self._clock.now(), dropped=dropped)
+            outbox = tuple(marked if one == notice else one for one in held.charge.outbox)
+            charge = dataclasses.replace(held.charge, outbox=outbox)
             try:
-                marked = dataclasses.replace(held.charge, outbox=outbox)
-                self._ledger.update(held, dataclasses.replace(marked, due_at=None if marked.done else marked.due_at))
+                self._ledger.update(held, dataclasses.replace(charge, due_at=None if charge.done else charge.due_at))
             except Conflict:
+                if dropped:
+                    raise NotYet("the charge has moved on") from None
                 held = self._again(held.charge.id)
             else:
                 return
@@ -220,21 +241,18 @@ def find(charge: Charge, number: int) -> Notice | None:
     return next((notice for notice in charge.outbox if notice.number == number), None)
 
 
-def is_true(charge: Charge, number: int) -> bool:
+def is_true(charge: Charge, notice: Notice) -> bool:
     """Say whether a notice still holds, and is not said by a later one as well."""
-    notice = _notice(charge, number)
+    if notice.topic is Topic.DISCREPANCY:
+        return any(not found.settled for found in charge.discrepancies)
+    if notice.topic is Topic.PAYS_ELSEWHERE:
+        return charge.pays_elsewhere_since is not None and not charge.final and charge.closing is None
     true_while = STILL_TRUE[notice.topic]
     said_later = any(
-        (later.audience, later.topic) == (notice.audience, notice.topic) and later.number > number
+        (later.audience, later.topic) == (notice.audience, notice.topic) and later.number > notice.number
         for later in charge.outbox
     )
     return charge.status in true_while and not (said_later and true_while is not ALWAYS)
-
-
-def _notice(charge: Charge, number: int) -> Notice:
-    notice = find(charge, number)
-    assert notice is not None, "notices are never deleted"
-    return notice
 
 
 def _known(contact: Contact | LookFailed) -> Contact:
@@ -245,13 +263,12 @@ def _known(contact: Contact | LookFailed) -> Contact:
     return contact
 
 
-def _unreachable(charge: Charge, number: int, reason: str) -> bool:
+def _unreachable(charge: Charge, notice: Notice, reason: str) -> bool:
     """Show the operator that somebody will not hear of something."""
-    notice = _notice(charge, number)
     log.error(
         "a notice reaches nobody",
         charge=charge.id,
-        number=number,
+        number=notice.number,
         audience=notice.audience,
         topic=notice.topic,
         reason=reason,

@@ -96,10 +96,10 @@ def face(charge: Charge) -> str:
         shown = "gone"
     else:
         shown = FACES[charge.status]
-    if charge.pays_elsewhere_since is not None and Act.RETRY in policy.options(charge):
+    if charge.pays_elsewhere_since is not None and Act.PAYMENT_METHOD in policy.options(charge):
         return "elsewhere"
     refused = charge.last_error is not None and codes.advice(told(charge.last_error)) is codes.Advice.NEW_CARD
-    return "another_card" if shown == "declined" and refused else shown
+    return "another_card" if shown == "declined" and (refused or not charge.payment_method) else shown
 
 
 def choices(charge: Charge) -> tuple[str, ...]:

@@ -337,7 +337,11 @@ SCHEDULED_LIMIT: Final = 8  # Attempts of a charge, the first included, after wh
 CARD_REST: Final = timedelta(
     hours=23
 )  # Between two attempts by ourselves with one card: one a day, and none is on time.
-NOTICE_AGAIN: Final = timedelta(minutes=30)  # When what was not told is put into the queue once more.
+NOTICE_AGAIN: Final = timedelta(minutes=30)  # When what was not told is put into the queue once more; then
+NOTICE_AGAIN_AT_MOST: Final = timedelta(days=1)  # after as long again as it has waited: the tasks try more often.
+NOTICE_FOR: Final = EXPIRES_AFTER  # After it what nobody takes is given up: who does not hear by then is gone.
+NOTICES_KEPT: Final = 20  # Told ones, for each audience: enough to see what was said, far below what an entity holds.
+HERE_FOR: Final = timedelta(minutes=15)  # After an attempt of theirs a customer is taken to be still on the page.
 ATTEMPTS_LIMIT: Final = 20  # Stripe cancels a PaymentIntent that is confirmed too often; the networks frown far sooner.
 CRASHES_LIMIT: Final = 5  # After so many exceptions of ours in a row a person must look.
 CALLS_PER_DELIVERY: Final = 2  # Create and confirm; repeats happen only while the lease has time for them.
@@ -345,6 +349,7 @@ CALLS_PER_DELIVERY: Final = 2  # Create and confirm; repeats happen only while t
 assert KEY_HORIZON < KEY_LIFE
 assert FIRST_WAIT < LAST_WAIT < CLOSING_WAIT < KEY_HORIZON
 assert LOOK_EVERY < EXPIRES_AFTER
+assert NOTICE_AGAIN < NOTICE_AGAIN_AT_MOST < NOTICE_FOR
 assert sum(TRANSIENT_WAITS, timedelta()) < EXPIRES_AFTER
 
 
@@ -561,9 +566,13 @@ def _with_new_attempt(charge: Charge, now: datetime, return_url: str | None = No
     """
     assert charge.payment_intent is not None, "an attempt confirms a recorded PaymentIntent"
     assert charge.closing is None, "a closing charge confirms nothing"
+    if not charge.payment_method:  # A charge that was recovered from Stripe, which had none: the customer gives one.
+        return _declined(charge, Status.DECLINED, now)
     number = len(charge.attempts) + 1
     if number > ATTEMPTS_LIMIT:
         return _blocked(charge, Party.OPERATOR)
+    if _held_back_until(charge, now) is not None:
+        return_url = None  # When it is sent, hours from now, the customer has left: their bank would ask nobody.
     session = {"return_url": return_url} if return_url else {"off_session": True}
     attempt = Attempt(
         idempotency_key=f"pio-{charge.id}-g{charge.generation}-confirm-{number}",
@@ -742,7 +751,7 @@ def options(charge: Charge) -> frozenset[Act]:
         return frozenset({Act.RETRY}) if charge.status is Status.BLOCKED else frozenset()
     if charge.status is Status.BLOCKED and _last_request(charge).outcome is None:
         return EVERY_ACT - {Act.PAYMENT_METHOD}  # What is out is settled first.
-    return OPTIONS[charge.status]
+    return OPTIONS[charge.status] if charge.payment_method else OPTIONS[charge.status] - {Act.RETRY}
 
 
 def due_at(charge: Charge, now: datetime, wait: timedelta | None) -> datetime | None:
@@ -750,14 +759,18 @@ def due_at(charge: Charge, now: datetime, wait: timedelta | None) -> datetime | 
     if charge.done:
         return None
     at = _due_at(charge, now, wait)
-    return min(at, now + NOTICE_AGAIN) if charge.untold else at
+    return min([at, *(now + _until_reminded(notice, now) for notice in charge.untold)])
+
+
+def _until_reminded(notice: Notice, now: datetime) -> timedelta:
+    return min(max(now - notice.at, NOTICE_AGAIN), NOTICE_AGAIN_AT_MOST)
 
 
 def _due_at(charge: Charge, now: datetime, wait: timedelta | None) -> datetime:
     if wait is not None:
         return now + wait
-    if charge.final and charge.tidy:
-        return now + NOTICE_AGAIN
+    if charge.final and charge.tidy:  # Only people are left to be told.
+        return now + NOTICE_AGAIN_AT_MOST
     by_status: Mapping[Status, datetime] = {
         Status.PROCESSING: now + (CLOSING_WAIT if charge.closing else LOOK_EVERY),
         Status.ACTION_REQUIRED: now + LOOK_EVERY,
@@ -828,9 +841,11 @@ def decide(charge: Charge, observation: Observation, now: datetime, limits: Limi
         decision = dataclasses.replace(
             decision, charge=decision.charge.noted(now, _what(observation, decision.charge), actor)
         )
-    if decision.charge == charge:
+    unheard = isinstance(observation, Woken) and observation.unheard
+    if decision.charge == charge and not unheard:
         return decision
-    return dataclasses.replace(decision, charge=_with_notices(charge, decision.charge, now, limits.reaches))
+    told = _with_notices(charge, decision.charge, now, limits.reaches, unheard=unheard)
+    return dataclasses.replace(decision, charge=told)
 
 
 # Trying a decline again by ourselves, and telling people.
@@ -862,24 +877,60 @@ def _next_scheduled(charge: Charge, now: datetime, schedule: tuple[timedelta, ..
     return at
 
 
-def _with_notices(before: Charge, after: Charge, now: datetime, reaches: frozenset[Audience]) -> Charge:
+def _with_notices(
+    before: Charge, after: Charge, now: datetime, reaches: frozenset[Audience], *, unheard: bool = False
+) -> Charge:
     """Put into the outbox what is now to be told, to those whom the deployment reaches."""
     found: list[tuple[Audience, Topic]] = []
-    if after.status is not before.status:
-        found += _mender(after) if after.status is Status.BLOCKED else ()
+    is_blocked = after.status is Status.BLOCKED
+    blocked_anew = is_blocked and _about(after, Topic.BLOCKED) != _about(before, Topic.BLOCKED)
+    if after.status is not before.status or blocked_anew:  # Or by something else, which may be somebody else's to mend.
+        found += _mender(after) if is_blocked else ()
         found += NOTICES[after.status]
+    elif unheard:
+        found += [about for about in NOTICES[after.status] if about[0] is Audience.CALLER]
     if after.pays_elsewhere_since is not None and before.pays_elsewhere_since is None:
-        found.append((Audience.CALLER, Topic.OUTCOME))
+        found += [(Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE), (Audience.CALLER, Topic.OUTCOME)]
     known = {(one.kind, one.payment_intent) for one in before.discrepancies}
     if any(not one.settled and (one.kind, one.payment_intent) not in known for one in after.discrepancies):
         found.append((Audience.OPERATOR, Topic.DISCREPANCY))
     for audience, topic in dict.fromkeys(found):
         if audience in reaches and not _needless(after, audience, topic, now):
-            notice = Notice(number=len(after.outbox) + 1, audience=audience, topic=topic, at=now)
-            after = dataclasses.replace(after, outbox=(*after.outbox, notice))
+            after = dataclasses.replace(after, outbox=_outbox(after, audience, topic, now))
     if after.untold and after.due_at is None and after.final:
         return dataclasses.replace(after, due_at=now + NOTICE_AGAIN)
     return after
+
+
+def _outbox(charge: Charge, audience: Audience, topic: Topic, now: datetime) -> tuple[Notice, ...]:
+    """Return the outbox with one more notice, unless the last word to that audience says the same of the same.
+
+    It takes the place of what it says anew and nobody has been told yet. The outbox does not grow for ever, however a
+    charge goes back and forth.
+    """
+    about = _about(charge, topic)
+    theirs = [notice for notice in charge.outbox if notice.audience is audience]
+    last = next((notice for notice in reversed(theirs) if not notice.dropped), None)
+    if last is not None and (last.topic, last.about) == (topic, about):
+        return charge.outbox
+    number = charge.outbox[-1].number + 1 if charge.outbox else 1
+    notice = Notice(number=number, audience=audience, topic=topic, at=now, about=about)
+    gone = [one for one in theirs if one.told_at is not None][:-NOTICES_KEPT]
+    gone += [one for one in theirs if one.told_at is None and one.topic is topic]
+    return (*(one for one in charge.outbox if one not in gone), notice)
+
+
+def _about(charge: Charge, topic: Topic) -> str:
+    """Name what there is to be told of a charge as it stands: when that differs, it is told again."""
+    error, closing = charge.last_error or Failure(), charge.closing and charge.closing.kind
+    request, elsewhere = _last_request(charge).idempotency_key, charge.pays_elsewhere_since is not None
+    parts: tuple[object, ...] = (
+        (charge.status, charge.blocked_on, closing, request, elsewhere),
+        (error.type, error.code, error.decline_code, error.param),
+    )
+    if topic is Topic.DISCREPANCY:
+        parts = tuple((one.kind, one.payment_intent) for one in charge.discrepancies if not one.settled)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _mender(charge: Charge) -> tuple[tuple[Audience, Topic], ...]:
@@ -897,11 +948,21 @@ def _needless(charge: Charge, audience: Audience, topic: Topic, now: datetime) -
     if topic is Topic.RETRYING:  # S6: a few tries of what was the processor's trouble.
         return charge.next_attempt_at is not None and charge.next_attempt_at <= now + TRANSIENT_WAITS[-1]
     if audience is Audience.CUSTOMER and topic is Topic.ACTION_REQUIRED:  # Who is here is led to the bank at once.
-        return bool(charge.attempts) and "return_url" in json.loads(charge.attempts[-1].parameters)
+        return _is_here(charge, now)
     if topic is Topic.DECLINED and audience is Audience.CUSTOMER and charge.pays_elsewhere_since is not None:
         return True  # They have chosen already.
     told = any(notice.audience is Audience.CUSTOMER and not notice.dropped for notice in charge.outbox)
     return audience is Audience.CUSTOMER and topic in CONCLUDES and not told
+
+
+def _is_here(charge: Charge, now: datetime) -> bool:
+    """Whether the customer made the last attempt themselves, and only just now."""
+    last = charge.attempts[-1] if charge.attempts else None
+    return (
+        last is not None
+        and "return_url" in json.loads(last.parameters)
+        and now < (last.first_sent_at or now) + HERE_FOR
+    )
 
 
 def _what(observation: Observation, charge: Charge) -> str:
@@ -1561,7 +1622,7 @@ def _wished(charge: Charge, choice: Chosen, now: datetime) -> Decision:
     if charge.pays_elsewhere_since is not None and not charge.final and charge.closing is None:
         return _rest(charge)  # Chosen twice.
     goes_on = charge.status is Status.BLOCKED and _resumes(charge)  # By itself, once it is mended: not to be promised.
-    if Act.RETRY not in options(charge) or charge.closing is not None or goes_on:
+    if OPTIONS[charge.status] != EVERY_ACT or charge.closing is not None or goes_on:
         return _refused(charge, "already_paid" if charge.status in PAID else "act_does_not_fit")
     wished = dataclasses.replace(charge, next_attempt_at=None, pays_elsewhere_since=now)
     if charge.status is Status.RETRYING:

@@ -14,7 +14,19 @@ from typing import Final
 import click
 
 from shared import letters
-from shared.charge import Audience, CancelReason, Charge, Discrepancy, Entry, Failure, Status, Terms, Topic, charge_id
+from shared.charge import (
+    Audience,
+    CancelReason,
+    Charge,
+    Discrepancy,
+    Entry,
+    Failure,
+    Standing,
+    Status,
+    Terms,
+    Topic,
+    charge_id,
+)
 from shared.gateway import STRIPE_API_VERSION
 from shared.policy import open_charge
 from shared.settings import Settings, SettingsError
@@ -47,6 +59,7 @@ STATUSES: Final = {  # In which status of its charge each is written, and after 
     Topic.MISSING_OBJECT:  (Status.BLOCKED,         NO_CARD),
     Topic.BLOCKED:         (Status.BLOCKED,         NO_PERMISSION),
     Topic.DISCREPANCY:     (Status.SUCCEEDED,       None),
+    Topic.PAYS_ELSEWHERE:  (Status.DECLINED,        NO_MONEY),
     Topic.BUG:             (Status.BLOCKED,         None),
 }
 # fmt: on
@@ -119,7 +132,7 @@ def sample(topic: Topic) -> Charge:
         opened,
         status=status,
         payment_intent="pi_3QkRecorded",
-        create=replace(opened.create, request_id="req_8aYx2Lm0"),
+        create=replace(opened.create, standing=Standing.SETTLED, outcome="unconfirmed", request_id="req_8aYx2Lm0"),
         last_error=last_error,
         next_attempt_at=NOW + timedelta(days=3) if status is Status.RETRYING else None,
         cancel_reason=CancelReason.REQUESTED if status is Status.CANCELED else None,

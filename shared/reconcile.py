@@ -19,7 +19,7 @@ from shared import answers, erasure, log, policy
 from shared.charge import Charge, Discrepancy, LookFailed, Seen, Status
 from shared.checkout import Checkout, Unreachable, hear_of_card
 from shared.clock import Clock
-from shared.deliver import CHARGE_ID, Charger, LookUnavailable, NotOurs
+from shared.deliver import CHARGE_ID, AccountGone, Charger, LookUnavailable, NotOurs
 from shared.gate import Gate
 from shared.gateway import TOO_MANY, Kind, Row, Rows
 from shared.ledger import AlreadyExists, Conflict, Ledger
@@ -338,9 +338,8 @@ class Reconciler:
             account = report.accounts[report.stage] or None
             try:
                 report = self._audit_account(report, account, end)
-            except AccountUnreachable as unreachable:
-                finding = Finding(kind="account_unreachable", account=account or "", detail=str(unreachable))
-                report = replace(_with(report, finding), position=end)
+            except (AccountUnreachable, AccountGone) as unreachable:
+                report = replace(_without(report, account, str(unreachable)), position=end)
         else:
             report = self._audit_shard(report, report.stage - len(report.accounts), end)
         if report.position < end:
@@ -408,7 +407,12 @@ class Reconciler:
         return self._examine(report, charge, payment_intent)
 
     def _examine(self, report: Report, charge: Charge, payment_intent: str, *, with_charges: bool = True) -> Report:
-        after = self._charger.examine(charge.id, payment_intent, with_charges=with_charges)
+        if _is_without(report, charge.terms.account):
+            return report
+        try:
+            after = self._charger.examine(charge.id, payment_intent, with_charges=with_charges)
+        except AccountGone:
+            return _without(report, charge.terms.account, "Stripe lets us ask about nothing there")
         new = [found for found in after.discrepancies if found not in charge.discrepancies]
         report = _with(report, *_about(after, new))
         same = (after.status, after.amount_refunded) == (charge.status, charge.amount_refunded)
@@ -499,6 +503,18 @@ def _agrees(charge: Charge, payment_intent: str, row: Row) -> bool:
 
 def _with(report: Report, *findings: Finding) -> Report:
     return replace(report, findings=(*report.findings, *findings)[:ENTRIES_KEPT])
+
+
+def _without(report: Report, account: str | None, detail: str) -> Report:
+    """Say, once for all that is there, that an account cannot be audited."""
+    if _is_without(report, account):
+        return report
+    log.error("an account cannot be audited", account=account, detail=detail)
+    return _with(report, Finding(kind="account_unreachable", account=account or "", detail=detail))
+
+
+def _is_without(report: Report, account: str | None) -> bool:
+    return any((one.kind, one.account) == ("account_unreachable", account or "") for one in report.findings)
 
 
 def _about(charge: Charge, found: Sequence[Discrepancy]) -> Iterator[Finding]:

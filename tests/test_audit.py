@@ -308,6 +308,25 @@ def test_an_orphan_is_canceled_and_what_may_become_one_is_left_alone(world: Worl
     assert (states[orphan], states[stranger]) == ("canceled", "requires_payment_method")
 
 
+def test_the_charges_of_an_account_that_is_gone_are_one_finding_and_nobodys_doubt(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its owner has left with Stripe's word on them; they were paid all the same."""
+    account = world.at_stripe("POST", "/v1/accounts", "type=standard")["id"]
+    customer = world.at_stripe("POST", "/v1/customers", **{"Stripe-Account": account})["id"]
+    for key in ("order-1", "order-2", "order-3"):
+        world.create(key=key, account=account, customer=customer)
+    world.create()
+    world.engine.disconnect(account)
+    capsys.readouterr()
+    report = audit(world)
+    assert findings(report) == [("account_unreachable", "")]
+    assert report["findings"][0]["account"] == account
+    assert report["agreed"] == 1
+    assert all(charge.discrepancies == () for charge in world.charges())
+    assert capsys.readouterr().out.count('"severity": "ERROR"') == 1
+
+
 def test_what_another_account_calls_ours_is_left_alone(world: World) -> None:
     """Its owner may write any metadata; the audit is not stopped by what is not on the charge's account."""
     account = world.at_stripe("POST", "/v1/accounts", "type=standard")["id"]

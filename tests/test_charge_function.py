@@ -1,5 +1,6 @@
 """The charge function as callers and Cloud Tasks meet it: every row of its contract, black-box."""
 
+import dataclasses
 import json
 import threading
 from collections.abc import Mapping
@@ -10,8 +11,10 @@ import pytest
 
 from infra.local.stripe.faults import Fault
 from shared import wiring
-from shared.charge import Act, Status, charge_id
+from shared.charge import Act, Standing, Status, charge_id
 from shared.deliver import TWIN_WAIT, Charger
+from shared.ledger import properties_of
+from shared.store import CHARGE
 from tests import world as worlds
 from tests.world import KEY, START, Told, World
 
@@ -531,6 +534,31 @@ def test_a_repeat_while_the_first_is_in_hand_waits_a_while_and_is_then_409(world
     assert int(answer.headers["Retry-After"]) >= 1
     assert answer.headers["Location"] == f"http://charge/{name}"
     assert world.engine.payment_intents() == []
+
+
+@pytest.mark.parametrize(("code", "alerts"), [("insufficient_funds", 0), ("a_code_of_next_year", 1)])
+def test_a_code_that_nobody_knows_is_shown_to_the_operator_once(
+    world: World, capsys: pytest.CaptureFixture[str], code: str, alerts: int
+) -> None:
+    """Read as a decline about which the customer decides; somebody must give it a row."""
+    answer = told(world.create(payment_method=f"pm_card_decline_{code}"))
+    assert answer.status == 402
+    told(world.create())
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    shown = [line for line in lines if line["message"] == "a code that no table lists"]
+    assert [(line["severity"], line["decline_code"]) for line in shown] == [("ERROR", code)] * alerts
+
+
+def test_a_repeat_for_a_paid_charge_is_answered_at_once_whatever_is_still_in_hand(world: World) -> None:
+    """Another payment is being given back: nothing that the caller need wait for."""
+    world.create()
+    refund = dataclasses.replace(world.charge().create, operation="refund", standing=Standing.OUT)
+    lease_until = world.clock.now() + world.limits.lease
+    in_hand = dataclasses.replace(world.charge(), refunds=(refund,), lease_owner="another", lease_until=lease_until)
+    world.store._put(CHARGE, in_hand.id, properties_of(in_hand))
+    began = world.clock.now()
+    assert told(world.create()).status == 200
+    assert world.clock.now() - began < timedelta(seconds=1)
 
 
 def test_a_charge_in_hand_is_taken_up_once_its_lease_is_over(world: World) -> None:

@@ -59,7 +59,7 @@ NOT_PERSONAL: Final[Mapping[type, str]] = {  # Of each part of a charge, what an
     Failure: "type code decline_code advice_code param",
     Closing: "kind at request number",
     Discrepancy: "kind at payment_intent detail settled settled_at",  # Amounts and ids, in words of ours.
-    Notice: "number audience topic at told_at dropped",  # No address is in it.
+    Notice: "number audience topic at told_at dropped about",  # No address is in it; `about` is a digest.
     Entry: "at what status",  # Ids and codes, in words of ours.
 }
 

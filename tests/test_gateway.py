@@ -341,32 +341,6 @@ def test_a_decline_brings_stripes_reasons_and_the_payment_intent(server: Server,
     assert answer.payment_intent.seen is Seen.UNCONFIRMED
 
 
-@pytest.mark.parametrize(
-    ("reply", "named"),
-    [
-        (Reply(status=402, body=refusal(code="card_declined", decline_code="new_at_stripe")), {"decline_code"}),
-        (Reply(status=400, body=refusal(code="new_at_stripe")), {"code"}),
-        (Reply(status=402, body=refusal(code="card_declined", advice_code="new_at_stripe")), {"advice_code"}),
-        (Reply(body={**intent(status="canceled"), "last_payment_error": {"code": "new_at_stripe"}}), {"code"}),
-        (Reply(status=402, body=refusal(code="card_declined", decline_code="do_not_honor")), set()),
-        (Reply(body=intent()), set()),
-        (Reply(status=502, raw=HTML), set()),
-    ],
-)
-def test_a_code_that_no_table_lists_is_told_to_the_operator(
-    server: Server, gateway: Gateway, reply: Reply, named: set[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Once an answer, with Stripe's name for it; a code that has its row is no news."""
-    server.script = [reply]
-
-    gateway.send(CONFIRM, None)
-
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    told = [line for line in lines if line["message"] == "a code that no table lists"]
-    assert [(line["severity"], line["request"]) for line in told] == ([("ERROR", "req_1")] if named else [])
-    assert {name for line in told for name in line if line[name] == "new_at_stripe"} == named
-
-
 def test_a_time_out_is_no_reply_and_no_second_send(server: Server) -> None:
     """The answer comes too late: it may have charged all the same."""
     answered = threading.Event()

@@ -209,4 +209,5 @@ def test_who_pays_elsewhere_instead_of_by_the_next_try_is_not_told_of_a_decline(
     assert [(notice.audience, notice.topic) for notice in script.charge.outbox] == [
         (Audience.CUSTOMER, Topic.RETRYING),
         (Audience.CALLER, Topic.OUTCOME),
+        (Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE),
     ]

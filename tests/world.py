@@ -52,6 +52,7 @@ EVENTS: Final = (  # What a deployment subscribes to.
 KEY: Final = "order-1001"
 OUTAGE: Final = timedelta(minutes=2)
 QUARANTINE: Final = timedelta(minutes=3)  # Longer than what Stripe does later takes; a quarter of an hour only repeats.
+RETRY_SCHEDULE: Final = (timedelta(hours=1), timedelta(hours=20))
 SWEEP_EVERY: Final = timedelta(minutes=1)
 QUIET_AFTER: Final = timedelta(days=8)  # A world that has not come to rest by then is stuck.
 
@@ -174,7 +175,7 @@ class World:
     """One deployment and everything around it."""
 
     plan: Mapping[int, Fault] = field(default_factory=dict)
-    limits: Limits = field(default_factory=lambda: Limits(quarantine=QUARANTINE))
+    limits: Limits = field(default_factory=lambda: Limits(quarantine=QUARANTINE, retry_schedule=RETRY_SCHEDULE))
     clock: VirtualClock = field(default_factory=VirtualClock)
     trace: list[str] = field(default_factory=list)
     services: list[str] = field(default_factory=list)
@@ -406,6 +407,13 @@ class World:
         self._note_money()
         found: dict[str, Any] = json.loads(answer.body)
         return found
+
+    def top_up(self, card: str) -> None:
+        """Let there be money on a card that had none."""
+        for found in self.engine.store.all("payment_method"):
+            if found["id"] == card:
+                found["_"]["behaviour"] = "pm_card_visa"
+                self.engine.store.update(found)
 
     def _ask(self, function: str, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Told | None:
         wiring.use(self.parts)

@@ -83,8 +83,24 @@ def decline_while_the_customer_pays(world: World) -> None:
 
 def paid_twice(world: World) -> None:
     """A script pays once more, beside the recorded PaymentIntent; an event tells, or the audit finds out."""
+    _pay_beside(world, payments=1)
+    if world.webhooks_on:
+        world.deliver_webhooks()
+    world.audit_patiently()
+
+
+def paid_three_times(world: World) -> None:
+    """A script pays twice more, at the same moment; events tell, or the audit finds out."""
+    _pay_beside(world, payments=2)
+    if world.webhooks_on:
+        world.deliver_webhooks()
+    else:
+        world.audit_patiently()
+
+
+def _pay_beside(world: World, *, payments: int) -> None:
     world.create(patient=True)
-    for charge in world.charges():
+    for charge in world.charges() * payments:
         if charge.status is not Status.SUCCEEDED:
             continue
         form = (
@@ -93,9 +109,15 @@ def paid_twice(world: World) -> None:
             f"&metadata[pio_charge]={charge.id}&metadata[pio_body]={charge.body_digest}"
         )
         world.at_stripe("POST", "/v1/payment_intents", form)
-    if world.webhooks_on:
-        world.deliver_webhooks()
-    world.audit_patiently()
+
+
+def scheduled_and_its_tasks_are_lost(world: World) -> None:
+    """A decline is to be tried again by itself; its tasks are lost, and meanwhile money comes onto the card."""
+    path, form = "/v1/payment_methods/pm_card_chargeCustomerFail/attach", f"customer={world.customer}"
+    card = world.at_stripe("POST", path, form)["id"]
+    world.create(payment_method=card, retry="schedule", patient=True)
+    world.queue.clear()
+    world.top_up(card)
 
 
 def _body(world: World) -> dict[str, str | int]:
@@ -114,6 +136,8 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     stranger_with_copied_metadata,
     decline_while_the_customer_pays,
     paid_twice,
+    paid_three_times,
+    scheduled_and_its_tasks_are_lost,
 )
 
 

@@ -8,11 +8,24 @@ from typing import Any, Final
 
 import pytest
 
-from shared.charge import FINAL, Attempt, Audience, Failure, Standing, Status, Topic
+from shared.charge import (
+    FINAL,
+    Attempt,
+    Audience,
+    Charge,
+    Closing,
+    Discrepancy,
+    Failure,
+    Standing,
+    Status,
+    Topic,
+)
+from shared.ledger import Held
 from shared.letters import LETTERS
 from shared.mail import NeverAccepted, NotNow, ServerDown
+from shared.policy import NOTICE_FOR
 from tests.notices.office import CHARGE_ID, OPERATOR, URL, Office, part
-from tests.world import FAULTS, Fault, World
+from tests.world import FAULTS, START, Fault, World
 
 DECLINED: Final = (Audience.CUSTOMER, Topic.DECLINED)
 PAID_NOTICE: Final = (Audience.CUSTOMER, Topic.PAID)
@@ -20,6 +33,8 @@ OWNER: Final = (Audience.ACCOUNT_OWNER, Topic.MISSING_OBJECT)
 BLOCKED: Final = (Audience.OPERATOR, Topic.BLOCKED)
 OUTCOME: Final = (Audience.CALLER, Topic.OUTCOME)
 MINUTE: Final = timedelta(minutes=1)
+UNEXPLAINED: Final = Discrepancy(kind="unexplained_payment", at=START, payment_intent="pi_other")
+TRUE_OF_ALL: Final[dict[str, Any]] = {"discrepancies": (UNEXPLAINED,), "pays_elsewhere_since": START}
 HIDDEN: Final = ("fraudulent", "lost_card", "merchant_blacklist", "pickup_card", "stolen_card")  # As Stripe has it.
 
 
@@ -169,8 +184,9 @@ TRUE_WHILE: Final[Mapping[Topic, set[Status]]] = {
     Topic.MISSING_OBJECT:  {Status.BLOCKED},
     Topic.BLOCKED:         {Status.BLOCKED},
     Topic.DISCREPANCY:     set(Status),
+    Topic.PAYS_ELSEWHERE:  set(Status) - FINAL,
     Topic.BUG:             set(Status),
-    Topic.OUTCOME:         set(Status),
+    Topic.OUTCOME:         {*FINAL, Status.ACTION_REQUIRED, Status.DECLINED, Status.BLOCKED},
 }
 # fmt: on
 
@@ -179,7 +195,7 @@ TRUE_WHILE: Final[Mapping[Topic, set[Status]]] = {
 @pytest.mark.parametrize("about", [*LETTERS, OUTCOME], ids="-".join)
 def test_a_notice_is_told_only_while_it_is_true(office: Office, about: tuple[Audience, Topic], status: Status) -> None:
     """Else it is dropped for good, and nobody hears a thing that is not so any more."""
-    office.record(about, status=status, due_at=None)
+    office.record(about, status=status, due_at=None, **TRUE_OF_ALL)
 
     answer = office.answer()
 
@@ -225,9 +241,60 @@ def test_of_two_notices_that_say_the_same_the_last_is_told(office: Office) -> No
 def test_of_two_discrepancies_both_are_told(office: Office) -> None:
     """Each may be about other money."""
     about = (Audience.OPERATOR, Topic.DISCREPANCY)
-    office.record(about, about, status=Status.SUCCEEDED, due_at=None)
+    office.record(about, about, status=Status.SUCCEEDED, due_at=None, discrepancies=(UNEXPLAINED,))
 
     assert [office.answer(number).body["result"] for number in (1, 2)] == ["told", "told"]
+
+
+def test_a_discrepancy_that_was_settled_meanwhile_is_not_told(office: Office) -> None:
+    """What was paid twice has been given back: nothing is left to look at."""
+    settled = dataclasses.replace(UNEXPLAINED, settled="what it took was given back")
+    about = (Audience.OPERATOR, Topic.DISCREPANCY)
+    office.record(about, status=Status.SUCCEEDED, due_at=None, discrepancies=(settled,))
+
+    assert office.answer().body["result"] == "dropped"
+
+
+@pytest.mark.parametrize(
+    "since", [{"pays_elsewhere_since": None}, {"closing": Closing(kind="cancel", actor="caller", at=START)}], ids=str
+)
+def test_a_wish_to_pay_elsewhere_that_is_over_is_not_told(office: Office, since: dict[str, Any]) -> None:
+    """They pay by card after all, or it is being canceled."""
+    about = (Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE)
+    office.record(about, **{"pays_elsewhere_since": office.world.clock.now(), **since})
+
+    assert office.answer().body["result"] == "dropped"
+
+
+def test_what_is_dropped_is_looked_at_again_where_the_charge_has_moved_on(office: Office) -> None:
+    """It was on its way when somebody looked, and is declined again a moment later: that is told after all."""
+    office.record(DECLINED)
+
+    office.while_asking = lambda: office.change(status=Status.UNKNOWN)
+    update = office.world.parts.ledger.update
+
+    def overtaken(held: Held, charge: Charge) -> Held:
+        office.change(status=Status.DECLINED)
+        return update(held, charge)
+
+    office.world.parts.ledger.update = overtaken  # type: ignore[method-assign]
+    assert office.answer().status == 409
+    office.world.parts.ledger.update = update  # type: ignore[method-assign]
+    office.while_asking = lambda: None
+
+    assert office.answer().body["result"] == "told"
+
+
+def test_a_notice_that_another_took_the_place_of_while_stripe_was_asked_is_not_told(office: Office) -> None:
+    """The other one is."""
+    office.record(DECLINED)
+    newer = dataclasses.replace(office.notice(), number=2)
+    office.while_asking = lambda: office.change(outbox=(newer,))
+
+    assert office.answer(1).body["result"] == "done before"
+    office.while_asking = lambda: None
+    assert office.answer(2).body["result"] == "told"
+    assert len(office.mails) == 1
 
 
 # --- What cannot be told ----------------------------------------------------------------------------------------------
@@ -302,13 +369,36 @@ def test_a_way_that_the_deployment_lacks_holds_nothing_up(
 
 
 def test_a_receiver_that_does_not_take_an_outcome_hears_it_again(office: Office) -> None:
-    """For ever: nobody else can tell the caller."""
+    """For a month: nobody else can tell the caller."""
     office.record(OUTCOME)
     office.refuses_outcomes = True
     assert [office.answer().status for _ in range(5)] == [409] * 5
+    office.world.clock.sleep(NOTICE_FOR - MINUTE)
+    assert office.answer().status == 409
     office.refuses_outcomes = False
 
     assert office.answer().body["result"] == "told"
+
+
+@pytest.mark.parametrize("about", [OUTCOME, DECLINED], ids="-".join)
+def test_what_nobody_takes_is_shown_to_the_operator_after_an_hour_and_given_up_after_a_month(
+    office: Office, capsys: pytest.CaptureFixture[str], about: tuple[Audience, Topic]
+) -> None:
+    """Nothing is tried for ever, and nothing ends in silence."""
+    office.record(about)
+    office.refuses_outcomes, office.refuses = True, NotNow("451 4.7.1")
+    assert office.answer().status == 409
+    assert errors(capsys) == []
+
+    office.world.clock.sleep(60 * MINUTE)
+    assert office.answer().status == 409
+    assert [line["message"] for line in errors(capsys)] == ["a notice waits for long"]
+
+    office.world.clock.sleep(NOTICE_FOR)
+    answer = office.answer()
+    assert (answer.status, answer.body["result"]) == (200, "dropped")
+    assert [line["message"] for line in errors(capsys)] == ["a notice reaches nobody"]
+    assert office.notice().dropped
 
 
 def test_a_bug_of_ours_is_logged_and_the_notice_waits_for_the_fix(
@@ -485,7 +575,7 @@ def test_a_mail_is_the_same_message_in_plain_text_and_in_html(office: Office) ->
 def test_no_letter_fetches_anything(office: Office, about: tuple[Audience, Topic]) -> None:
     """Or says when it is opened."""
     status = next(status for status in Status if status in TRUE_WHILE[about[1]])
-    office.record(about, status=status, due_at=None)
+    office.record(about, status=status, due_at=None, **TRUE_OF_ALL)
     office.answer()
     html = part(office.mails[0], "html").lower()
     assert all(word not in html for word in ("<img", "src=", "url(", "@import", "<link", "<script"))
@@ -497,7 +587,7 @@ def test_no_letter_tells_what_the_bank_wants_hidden(office: Office, about: tuple
     """A thief reads mail, too."""
     status = next(status for status in Status if status in TRUE_WHILE[about[1]])
     secret = Failure(type="card_error", code="card_declined", decline_code=code, message=f"It is {code}.")
-    office.record(about, status=status, due_at=None, last_error=secret)
+    office.record(about, status=status, due_at=None, last_error=secret, **TRUE_OF_ALL)
     office.answer()
 
     for kind in ("plain", "html"):

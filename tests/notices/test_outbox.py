@@ -8,7 +8,8 @@ import pytest
 
 from infra.local.stripe.engine import Fault as StripeFault
 from shared import policy
-from shared.charge import Audience, Status, Topic
+from shared.charge import Audience, Charge, Status, Topic
+from shared.ledger import Held, LedgerUnavailable
 from shared.policy import Limits
 from tests.notices.office import Office
 from tests.world import FAULTS, QUARANTINE, Fault, World
@@ -70,6 +71,56 @@ def test_who_did_not_wait_for_the_answer_hears_the_outcome() -> None:
     assert place.world.charge().due_at is None
 
 
+@pytest.mark.parametrize("stands", [True, False], ids=["recorded", "not recorded"])
+@pytest.mark.parametrize("card", [DECLINES, "pm_card_visa"])
+def test_who_was_answered_before_it_was_certain_hears_the_outcome(card: str, *, stands: bool) -> None:
+    """The answer to the last commit is lost: 202 unknown, then the truth by OUTCOME_URL, once."""
+    place = office(webhooks_on=False)
+    ledger = place.world.parts.ledger
+    update = ledger.update
+
+    def lost(held: Held, charge: Charge) -> Held:
+        if charge.status in {Status.DECLINED, Status.SUCCEEDED}:
+            ledger.update = update  # type: ignore[method-assign]
+            if stands:
+                update(held, charge)
+            raise LedgerUnavailable("no answer")
+        return update(held, charge)
+
+    ledger.update = lost  # type: ignore[method-assign]
+    charge(place, payment_method=card)
+    (first,) = place.world.told
+    assert (first.status, first.body["status"]) == (202, "unknown")
+    place.world.settle()
+    assert place.world.check() == []
+    status = Status.DECLINED if card == DECLINES else Status.SUCCEEDED
+    assert place.world.charge().status is status
+    assert [heard["status"] for _, heard in place.heard] == [status]
+
+
+@pytest.mark.parametrize("card", [DECLINES, "pm_card_visa"])
+def test_wherever_it_fails_a_caller_whose_answer_was_open_hears_the_outcome(card: str) -> None:
+    """At every call: who was answered 202, or 503 for a charge that is recorded, and does not ask again."""
+    undisturbed = office()
+    charge(undisturbed, payment_method=card)
+    open_answers = 0
+    for index, service in enumerate(undisturbed.world.services):
+        for fault in FAULTS[service]:
+            if fault in {Fault.CUSTOMER_PAYS, Fault.CANCEL}:
+                continue
+            place = office(plan={index: fault})
+            charge(place, payment_method=card)
+            answers = [told.status for told in place.world.told if told.request == "POST charge/"]
+            place.world.settle()
+            where = [f"{index}: {fault}", *place.world.trace]
+            assert place.world.check() == [], where
+            if answers and answers[0] in {202, 503} and place.world.charges():
+                open_answers += 1
+                assert place.heard, where
+                assert place.heard[-1][1]["status"] == place.world.charge().status, where
+    assert open_answers > 5
+
+
 def test_who_was_told_of_trouble_is_told_that_it_is_over() -> None:
     """Another card paid."""
     place = office()
@@ -129,6 +180,7 @@ def test_money_that_nobody_explains_is_told_to_the_operator() -> None:
         f"&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never"
         f"&metadata[pio_charge]={one.id}&metadata[pio_body]={one.body_digest}"
     )
+    place.world.engine.fail_next(StripeFault.FORBIDDEN, "refunds.create", times=3)  # Else it is soon given back.
     place.world.at_stripe("POST", "/v1/payment_intents", form)
     place.world.settle()
     assert told(place) == [(Audience.OPERATOR, Topic.DISCREPANCY)]

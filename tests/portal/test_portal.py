@@ -101,6 +101,14 @@ def test_an_account_that_is_gone_while_the_card_may_be_charged_is_not_told_as_no
     assert pages.choices(script.charge) == ("cancel",)
 
 
+def test_a_charge_without_a_card_asks_for_one_and_says_who_pays_elsewhere() -> None:
+    """It was recovered from Stripe, which had none."""
+    charge = dataclasses.replace(answered(charges.Seen.DECLINED).charge, payment_method="")
+    assert (pages.face(charge), pages.choices(charge)) == ("another_card", ("card", "cash", "cancel"))
+    elsewhere = dataclasses.replace(charge, pays_elsewhere_since=charge.created_at)
+    assert (pages.face(elsewhere), pages.choices(elsewhere)) == ("elsewhere", ("card", "cancel"))
+
+
 def test_the_reason_is_told_in_words_that_a_person_understands() -> None:
     """And never as a code."""
     page = in_state("declined").look()

@@ -656,7 +656,7 @@ def test_every_metric_is_seen_and_nothing_is_looked_for_that_does_not_exist(prod
         "errors",
     }
     assert len(alerts) == 11
-    assert "ten alerts" in (DEPLOYMENT / "README.md").read_text()
+    assert "eleven alerts" in (DEPLOYMENT / "README.md").read_text()
     for alert in alerts.values():
         assert len(alert["documentation"][0]["content"]) > 40
         assert len(alert["notification_channels"]) == 1
