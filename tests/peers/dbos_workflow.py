@@ -38,7 +38,8 @@ from tests.peers.storm import Factory, Peer, Sky, Word, charge_now, word_of, wor
 T = TypeVar("T")
 
 RESTART: Final = timedelta(seconds=5)  # Until the platform has started another process.
-POLL: Final = timedelta(seconds=1)  # How often DBOS looks into its queues.
+POLL: Final = timedelta(seconds=1)  # How often DBOS looks into its queues,
+IDLE_POLL: Final = timedelta(minutes=1)  # and how seldom it does here, in the end, where it goes on finding nothing.
 IDLE: Final = ("queue_thread", "background_jobs_thread", "dynamic_scheduler_loop")  # DBOS's threads.
 ATTEMPTS: Final = 33  # 1, 2, 4, ... 2,048 s and then every hour: 21 hours.
 
@@ -79,6 +80,7 @@ class DbosWorkflow(Peer):
         self._dbos = inside_dbos
         self._restarts_at: datetime | None = None
         self._polls_at: datetime | None = None
+        self._gap = POLL
 
     def deliver(self, tries: int) -> timedelta | None:  # noqa: ARG002 - every delivery is alike.
         """Start the workflow, unless it was started; the message is done with."""
@@ -101,10 +103,11 @@ class DbosWorkflow(Peer):
     def work(self) -> None:
         """Let DBOS recover what is pending, and run what that has put into its queue."""
         if self._restarts_at is not None:
-            self._restarts_at = None
+            self._restarts_at, self._gap = None, POLL
             recover_pending_workflows(self._dbos.dbos, ["local"])
         queue_worker_thread(_OnePoll(), self._dbos.dbos, self._dbos.dbos._registry.get_internal_queue())
-        self._polls_at = self.sky.clock.now() + POLL if self._dbos.is_open(self.order.number) else None
+        self._polls_at = self.sky.clock.now() + self._gap if self._dbos.is_open(self.order.number) else None
+        self._gap = min(2 * self._gap, IDLE_POLL)
 
 
 class _OnePoll(threading.Event):
