@@ -64,6 +64,8 @@ OUR_KEY: Final = re.compile(r"pio-([0-9a-f]{40})-")
 SWEEP_AGAIN: Final = timedelta(minutes=5)  # When the sweep takes up a charge again if its task brought nothing; then
 SWEEP_AGAIN_GROWS: Final = 4  # each time so much later: a task that does not come most often waits in a slowed queue,
 SWEEP_AGAIN_AT_MOST: Final = timedelta(hours=6)  # where one more of them only keeps others waiting.
+UNHEARD_PROBES: Final = 2  # One may wait for what Stripe itself waits for.
+PROBE_TASK: Final = timedelta(seconds=15)  # After a probe, that which goes on where it died.
 UNHEARD_APART: Final = timedelta(milliseconds=100)  # Ten a second: Stripe has only just come back.
 SWEEP_BATCH: Final = 100  # Charges a shard and run: a run stays far below the function's timeout.
 
@@ -367,7 +369,7 @@ class Charger:
                 if self._take_up(held, by_task=True).stripe_down:
                     break
             swept += 1
-        swept += self._sweep_unheard(ends_at)
+        swept += self._sweep_unheard(ends_at, queue_works=queue_works)
         log.info("swept", charges=swept, oldest_seconds=round(oldest.total_seconds()))
         return swept
 
@@ -384,26 +386,53 @@ class Charger:
             if held is not None and held.charge.due_at is not None and held.charge.due_at <= until:
                 yield held
 
-    def _sweep_unheard(self, ends_at: float) -> int:
-        """See whether Stripe answers again, with one charge; then see to the others that wait for nothing else.
+    def _sweep_unheard(self, ends_at: float, *, queue_works: bool) -> int:
+        """See whether Stripe answers again, with one charge or two; then see to the others that wait for nothing else.
 
         By themselves they would wait as long again as they have waited already.
         """
-        swept = 0
+        swept, in_vain = 0, 0
         for held in self._due_until(self._clock.now() + policy.LAST_WAIT, ends_at):
-            charge = held.charge
-            if not policy.unheard(charge) or self._busy(charge) or self._is_swept(charge):
+            charge, now = held.charge, self._clock.now()
+            has_task = self._is_swept(charge) and charge.due_at == charge.swept_until  # It is still to come.
+            if has_task or not policy.unheard(charge, now, self._limits) or self._busy(charge):
                 continue
-            if swept == 0:
-                if policy.unheard(self._take_up(held, by_task=True).charge):
-                    return 0
-            else:
-                at = self._clock.now() + swept * UNHEARD_APART
-                with contextlib.suppress(Conflict):
-                    again = dataclasses.replace(charge, epoch=charge.epoch + 1, due_at=at + SWEEP_AGAIN)
-                    self._make_task(self._ledger.update(held, again).charge, at)
+            if swept > 0:
+                self._make_another_task(held, now + swept * UNHEARD_APART)
+            elif not self._probe(held, queue_works=queue_works):
+                in_vain += 1
+                if in_vain == UNHEARD_PROBES:
+                    break
+                continue
             swept += 1
         return swept
+
+    def _probe(self, held: Held, *, queue_works: bool) -> bool:
+        """Deliver a charge, and say whether Stripe answers.
+
+        That is done in the name of a task that comes soon: if this process dies, that goes on where it ended.
+        """
+        probed = self._make_another_task(held, self._clock.now() + PROBE_TASK) if queue_works else held
+        if probed is None:
+            return False
+        task = task_name(probed.charge.id, self._generation, probed.charge.epoch) if queue_works else None
+        after = self._take_up(probed, by_task=True, task=task).charge
+        answers, now = not policy.unheard(after, self._clock.now(), self._limits), self._clock.now()
+        is_long = after.due_at is not None and after.due_at > now + 2 * PROBE_TASK
+        if queue_works and not answers and is_long and (latest := self._ledger.get(after.id)) is not None:
+            with contextlib.suppress(Conflict):  # That task shall find nothing to do.
+                self._ledger.update(latest, self._with_epoch(latest.charge, more=True))
+        return answers
+
+    def _make_another_task(self, held: Held, at: datetime) -> Held | None:
+        """Make a task beside those that there may be: theirs is an older epoch, so they end at once."""
+        again = dataclasses.replace(held.charge, epoch=held.charge.epoch + 1, due_at=at + SWEEP_AGAIN)
+        try:
+            updated = self._ledger.update(held, again)
+        except Conflict:  # Somebody is at it: the better for it.
+            return None
+        self._make_task(updated.charge, at)
+        return updated
 
     def _is_swept(self, charge: Charge) -> bool:
         """Whether the sweep has made it a task, and waits for what that brings."""

@@ -733,11 +733,15 @@ def needs_us(charge: Charge) -> bool:
     return waiting_on(charge) is Party.SYSTEM or (charge.final and not charge.tidy)
 
 
-def unheard(charge: Charge) -> bool:
-    """Whether it waits for nothing but an answer of Stripe's to what it has sent."""
+def unheard(charge: Charge, now: datetime, limits: Limits) -> bool:
+    """Whether it waits for nothing but an answer of Stripe's: to what it has sent, or to a look."""
     request = charge.open_attempt if charge.payment_intent else charge.create
     waits = charge.status in {Status.PENDING, Status.UNKNOWN} and charge.closing is None
-    return waits and request is not None and request.standing is Standing.OUT and request.unanswered > 0
+    if not waits or request is None:
+        return False
+    if request.standing is Standing.BURNT:
+        return request.burnt_at is not None and now >= request.burnt_at + limits.quarantine
+    return request.standing is Standing.LOOK or (request.standing is Standing.OUT and request.unanswered > 0)
 
 
 def waiting_on(charge: Charge) -> Party | None:
@@ -826,7 +830,7 @@ def decide(charge: Charge, observation: Observation, now: datetime, limits: Limi
         case Listed():
             decision = _listed(charge, observation, now)
         case LookFailed():
-            decision = _look_failed(charge, observation, now)
+            decision = _look_failed(charge, observation, now, limits)
         case Happened():
             decision = _happened(charge, observation, now)
         case Chosen():
@@ -1421,7 +1425,7 @@ def _settled(charge: Charge, kinds: frozenset[str], payment_intent: str, how: st
     return dataclasses.replace(charge, discrepancies=settled)
 
 
-def _look_failed(charge: Charge, failed: LookFailed, now: datetime) -> Decision:
+def _look_failed(charge: Charge, failed: LookFailed, now: datetime, limits: Limits) -> Decision:
     if charge.final and not charge.tidy:
         if failed.seen in REFUSED:
             return _refunds_checked(charge, is_paid=False, detail="Stripe knows no such PaymentIntent", now=now)
@@ -1431,7 +1435,10 @@ def _look_failed(charge: Charge, failed: LookFailed, now: datetime) -> Decision:
     if failed.seen in LOOK_BLOCKED_ON:
         error = failed.error or charge.last_error
         return _blocked(dataclasses.replace(charge, last_error=error), LOOK_BLOCKED_ON[failed.seen])
-    return _later(charge, _again(charge, _since(charge), now))
+    attempt, since = charge.open_attempt, _since(charge)
+    if attempt is not None and attempt.burnt_at is not None and now >= attempt.burnt_at + limits.quarantine:
+        since = attempt.burnt_at + limits.quarantine  # Until then the look could not have settled it.
+    return _later(charge, _again(charge, since, now))
 
 
 # Finding the PaymentIntent of a charge that has none recorded.

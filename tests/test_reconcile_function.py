@@ -7,11 +7,12 @@ import pytest
 
 from shared import wiring
 from shared.charge import Status, charge_id
-from shared.deliver import STRIPE_DOWN_AFTER, SWEEP_AGAIN
+from shared.deliver import PROBE_TASK, STRIPE_DOWN_AFTER, SWEEP_AGAIN, UNHEARD_PROBES
 from shared.store import CHARGE, Stored
 from tests import world as worlds
 from tests.world import KEY, Told, World
 
+SECOND: Final = timedelta(seconds=1)
 MINUTE: Final = timedelta(minutes=1)
 HOUR: Final = timedelta(hours=1)
 
@@ -266,6 +267,51 @@ def test_a_swept_charges_older_tasks_end_at_once(world: World) -> None:
 
     assert list(world.queue) == [f"{name}-g1-e4"]
     assert world.trace.count("create") == world.charge().create.sends
+
+
+def waiting_for_stripe(world: World, lasts: timedelta) -> None:
+    """Ask for four charges while Stripe is down for so long; half of that passes, with tasks and sweeps."""
+    began = world.clock.now()
+    world._down_until["stripe"] = began + lasts
+    for number in range(4):
+        world.create(key=f"order-{number}")
+    while world.clock.now() < began + lasts / 2:
+        world.clock.sleep(MINUTE)
+        world.run_tasks()
+        sweep(world)
+
+
+def test_once_stripe_answers_again_the_next_sweep_finds_out(world: World) -> None:
+    """By itself a charge would wait as long again as it has waited; each sweep asks by one charge or two."""
+    waiting_for_stripe(world, 20 * MINUTE)
+    while world.clock.now() < world._down_until["stripe"]:
+        asked = world.trace.count("create")
+        sweep(world)
+        assert world.trace.count("create") - asked <= UNHEARD_PROBES
+        world.clock.sleep(MINUTE)
+    sweep(world)
+    assert Status.SUCCEEDED in {charge.status for charge in world.charges()}
+    world.clock.sleep(SECOND)
+    world.run_tasks()
+    assert {charge.status for charge in world.charges()} == {Status.SUCCEEDED}
+
+
+@pytest.mark.parametrize("calls", range(1, 12))
+def test_a_sweep_that_dies_over_a_charge_leaves_it_to_a_task(world: World, calls: int) -> None:
+    """Not to the end of the lease: the sweep delivers in the name of a task that comes soon."""
+    waiting_for_stripe(world, 20 * MINUTE)
+    world.clock.time = world._down_until["stripe"]
+    world.queue.clear()
+    world.plan = {len(world.services) + calls: worlds.Fault.DIE_AFTER}
+    assert world._ask("reconcile", "POST", "/", b"", {}) is None
+    world.plan = {}
+    has_task = bool(world.queue)
+    world.clock.sleep(PROBE_TASK + SECOND)
+    world.run_tasks()
+    assert (Status.SUCCEEDED in {charge.status for charge in world.charges()}) is has_task
+    world.settle()
+    assert world.check() == []
+    assert [world.money_moved(f"order-{number}") for number in range(4)] == [[1999]] * 4
 
 
 def test_a_charge_whose_process_died_is_found_once_its_lease_is_over(world: World) -> None:

@@ -88,7 +88,11 @@ class Paidonce(Peer):
         times = [self.sky.held(waiting.at) for waiting in self.world.queue.values()]
         charge = self._charge()
         if charge is not None and charge.due_at is not None:
-            at = self.sky.clock.now() if unheard(charge) else max(charge.due_at, self.sky.clock.now())
+            at = (
+                self.sky.clock.now()
+                if unheard(charge, self.sky.clock.now(), self.world.limits)
+                else max(charge.due_at, self.sky.clock.now())
+            )
             times.append(_next_sweep(at))
         return min(times, default=None)
 
