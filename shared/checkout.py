@@ -11,7 +11,7 @@ import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from shared import log
 from shared.answers import CHARGE_ID_KEY, CardGiven
 from shared.charge import Act, Charge, Chosen
-from shared.deliver import Charger, Outcome
+from shared.deliver import CHARGE_ID, Charger, Outcome
 from shared.gateway import STRIPE_API_VERSION, Gateway, Heard
 
 REPLACES_KEY: Final = "pio_replaces"  # In a session's metadata: the payment method that the charge had when it began.
@@ -54,6 +54,7 @@ class Given:
 
     payment_method: str
     replaces: str | None
+    asked_at: datetime | None = None  # When the session was opened.
 
 
 class Checkout:
@@ -113,7 +114,9 @@ class Checkout:
             )
             card = intent.get("payment_method")
             if agrees and session.get("status") == "complete" and intent.get("status") == "succeeded" and card:
-                return Given(payment_method=str(card), replaces=metadata.get(REPLACES_KEY))
+                created = session.get("created")
+                asked_at = datetime.fromtimestamp(created, UTC) if isinstance(created, int) else None
+                return Given(payment_method=str(card), replaces=metadata.get(REPLACES_KEY), asked_at=asked_at)
         return None
 
     def bank_page(self, charge: Charge) -> str | None:
@@ -166,9 +169,8 @@ def take_card(
 ) -> Outcome | None:
     """Let the charge take the card that was given in a session, and try it: once, however often this is called.
 
-    return_url: the customer is here; None: an event tells of it. An event may be late: it does not take back what the
-    customer has chosen since. None: there is no such charge, or no card of its own. Raises Unreachable and
-    LedgerUnavailable.
+    return_url: the customer is here; None: an event tells of it. Both may be late: neither takes back what the customer
+    has chosen since. None: there is no such charge, or no card of its own. Raises Unreachable and LedgerUnavailable.
     """
     charge = charger.read(charge_id)
     given = checkout.given(charge, session_id) if charge is not None else None
@@ -178,7 +180,9 @@ def take_card(
     choice = Chosen(act=Act.PAYMENT_METHOD, actor="customer", payment_method=card, return_url=return_url)
     for _ in range(TRIES):
         tried = charge.payment_method == card or any(attempt.payment_method == card for attempt in charge.attempts)
-        if tried or (return_url is None and charge.payment_method != given.replaces):
+        wish = charge.pays_elsewhere_since
+        overtaken = wish is not None and (given.asked_at is None or given.asked_at <= wish)
+        if tried or overtaken or (return_url is None and charge.payment_method != given.replaces):
             return Outcome(charge=charge, existed=True)
         # Only as it was read: otherwise two that hear of the card at once would make two attempts.
         outcome = charger.act(charge_id, choice, version=charge.version)
@@ -194,6 +198,8 @@ def hear_of_card(charger: Charger, checkout: Checkout, given: CardGiven) -> str:
     Raises LedgerUnavailable; and Unreachable where Stripe does not answer, or what is under way has to end first: then
     the event is to come again.
     """
+    if not CHARGE_ID.fullmatch(given.charge_id):  # Whoever made the session wrote what they liked.
+        return "not ours"
     outcome = take_card(charger, checkout, given.charge_id, given.session, return_url=None)
     if outcome is None:
         return "not ours"

@@ -103,9 +103,11 @@ def ledger_reopen(restore_point: datetime, *, yes: bool) -> None:
             click.echo(f"  {name}")
     if done.unreachable:
         click.echo(
-            "Not asked, because Stripe does not let this API key: nothing new is charged there until it does. Once"
+            "Not asked, because Stripe does not let this API key. What was charged there since is not in the ledger, so"
         )
-        click.echo("it does, within 31 days: raise LEDGER_GENERATION again, and reopen with the same restore point.")
+        click.echo(
+            "nothing is charged there unseen. Once Stripe does: raise LEDGER_GENERATION, reopen from the same point."
+        )
         for account in done.unreachable:
             click.echo(f"  {account}")
 

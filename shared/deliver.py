@@ -295,7 +295,7 @@ class Charger:
 
     def give_up(self, account: str | None, idempotency_key: str, *, livemode: bool, actor: str, note: str) -> Outcome:
         """Rule 7, the definite no: cancel the charge of this key, or see to it that there never will be one."""
-        self._gate.check()
+        self._gate.check_account(account)
         name = charge_id(account, idempotency_key)
         never = policy.never_charge(
             charge_id=name,
@@ -788,8 +788,8 @@ class Charger:
         """Find the charge an event is about: by metadata, by key, by PaymentIntent. None of them proves anything."""
         key = OUR_KEY.match(event.idempotency_key or "")
         names: Sequence[str | None] = (event.payment_intent.charge_id, key.group(1) if key else None)
-        for name in dict.fromkeys(filter(None, names)):
-            held = self._ledger.get(name)
+        for name in dict.fromkeys(name for name in names if CHARGE_ID.fullmatch(name or "")):
+            held = self._ledger.get(str(name))
             if held is not None:
                 return held
         for name in self._ledger.find(event.payment_intent.id):

@@ -61,6 +61,7 @@ class LedgerIdentity:
     opened_at: datetime
     restored_at: datetime | None = None  # When it was last reopened after a restore.
     lost_since: datetime | None = None  # From when on it may then have forgotten what was done.
+    unasked: tuple[str, ...] = ()  # Accounts that could not be asked then: what was done there is not known.
 
     @classmethod
     def of(cls, stored: Stored) -> Self:
@@ -110,12 +111,22 @@ class Gate:
         else:
             self._agreed(LedgerIdentity.of(stored))
 
+    def check_account(self, account: str | None) -> LedgerIdentity:
+        """Likewise, for what would be new on an account. Raises also for one that was not asked at the reopening."""
+        found = self.check()
+        if account is not None and account in found.unasked:
+            raise LedgerClosed(
+                f"{account} could not be asked when the ledger was reopened, so a charge there may have been paid that "
+                "is not recorded. Once Stripe lets the API key: raise LEDGER_GENERATION and reopen once more."
+            )
+        return found
+
     def new(self, charge: Charge) -> Charge:
         """Return a new charge as it begins in this ledger: not long after a restore it is looked for first."""
         found = self.check()
         if found.restored_at is None or found.lost_since is None:
             return charge
-        if self._clock.now() >= found.restored_at + policy.LIST_FOR:
+        if self._clock.now() >= found.restored_at + policy.LIST_FOR and charge.terms.account not in found.unasked:
             return charge
         return policy.after_restore(charge, restored_at=found.restored_at, lost_since=found.lost_since)
 

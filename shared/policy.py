@@ -1607,17 +1607,28 @@ def _chosen(charge: Charge, choice: Chosen, now: datetime) -> Decision:
         gone = charge.payment_intent is not None and (request is None or request.settled)
         return _go_on(_resumed(_with_new_cancel(charge) if gone else charge))
     if charge.payment_intent is None:
-        # Who tries again in the face of a PaymentIntent that nobody could explain has found it harmless.
-        cleared = charge.create.standing is Standing.BURNT and any(d.kind == UNEXPLAINED for d in charge.discrepancies)
-        if charge.create.settled and charge.create.unanswered > 0:
-            # It was refused; an earlier send of it was perhaps not.
-            return _go_on(_resumed(_burn(charge, dataclasses.replace(charge.create, outcome=None), now)))
-        as_written = charge.create.outcome is None and not cleared
-        return _go_on(_resumed(charge if as_written else _with_new_create(charge, _create_number(charge) + 1)))
+        return _create_again(charge, now)
     attempt = charge.open_attempt
     if attempt is not None and attempt.outcome is None:  # What is out is settled first, under its own key.
         return _go_on(_resumed(charge))
     return _with_new_attempt(charge, now, choice.return_url)
+
+
+def _create_again(charge: Charge, now: datetime) -> Decision:
+    """Somebody has it tried again, and no PaymentIntent is recorded."""
+    create = charge.create
+    # Who tries again in the face of a PaymentIntent that nobody could explain has found it harmless.
+    cleared = create.standing is Standing.BURNT and any(d.kind == UNEXPLAINED for d in charge.discrepancies)
+    if create.settled and create.unanswered > 0:  # It was refused; an earlier send of it was perhaps not.
+        return _go_on(_resumed(_burn(charge, dataclasses.replace(create, outcome=None), now)))
+    if create.outcome is None and not cleared:
+        return _go_on(_resumed(charge))  # As it is written.
+    charge = _with_new_create(charge, _create_number(charge) + 1)
+    if (
+        charge.restored_at is not None
+    ):  # In the time that was lost somebody may have chosen the same: it is listed first.
+        charge = _burn(charge, charge.create, now)
+    return _go_on(_resumed(charge))
 
 
 def _wished(charge: Charge, choice: Chosen, now: datetime) -> Decision:

@@ -251,7 +251,9 @@ class Reconciler:
             done.events += 1
             try:
                 result = self._observe(row)
-            except (LookUnavailable, Unreachable):
+            except (LookUnavailable, Unreachable, msgspec.ValidationError) as error:
+                if isinstance(error, msgspec.ValidationError):  # Written by a newer version, or by hand.
+                    log.exception("a charge cannot be read")
                 done.put_off += 1
                 put_off.append(answers.time_of(row))
                 result = "put off"
@@ -371,9 +373,15 @@ class Reconciler:
                     paid.setdefault((str(event.payment_intent.charge_id), event.payment_intent.id), {})
         for (name, payment_intent), row in paid.items():
             report = replace(report, at_stripe=report.at_stripe + 1)
-            report = self._hold_against(report, account, name, payment_intent, row)
+            try:
+                report = self._hold_against(report, account, name, payment_intent, row)
+            except msgspec.ValidationError:
+                report = self._unreadable(report, name)
         for row in self._accounts.rows(Kind.PAYMENT_INTENTS, account, since, until):
-            report = self._tidy(report, account, row)
+            try:
+                report = self._tidy(report, account, row)
+            except msgspec.ValidationError:
+                log.exception("a charge cannot be read")
         return replace(report, position=until)
 
     def _hold_against(self, report: Report, account: str | None, name: str, payment_intent: str, row: Row) -> Report:
@@ -423,8 +431,15 @@ class Reconciler:
     def _audit_shard(self, report: Report, shard: int, end: datetime) -> Report:
         """Hold what the ledger calls succeeded against Stripe."""
         names = self._ledger.paid(shard, report.position, end, PAGE)
-        charges = [held.charge for name in names if (held := self._ledger.get(name)) is not None]
-        last = charges[-1].succeeded_at if len(names) == PAGE else None
+        charges = []
+        for name in names:
+            try:
+                held = self._ledger.get(name)
+            except msgspec.ValidationError:
+                report = self._unreadable(report, name)
+                continue
+            charges += [] if held is None else [held.charge]
+        last = charges[-1].succeeded_at if len(names) == PAGE and charges else None
         if last == report.position:
             last = None  # A hundred in one microsecond: then a second hundred is not looked for.
         for charge in charges:
@@ -449,6 +464,12 @@ class Reconciler:
             return report
         after = self._charger.examine(held.charge.id, intent.id)
         return replace(report, orphans=report.orphans + (intent.id in after.orphans))
+
+    def _unreadable(self, report: Report, name: str) -> Report:
+        """Show a person a charge that a newer version wrote, or somebody by hand: the others cannot help it."""
+        log.exception("a charge cannot be read", charge=name)
+        finding = Finding(kind="unreadable", charge=name)
+        return report if finding in report.findings else _with(report, finding)
 
     def _record(self, report: Report, finding: Finding) -> Report:
         """Keep a finding that no charge can keep."""

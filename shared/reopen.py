@@ -104,7 +104,7 @@ class Reopening:
         for name in self._ledger.due(datetime.max.replace(tzinfo=restore_point.tzinfo), ALL):
             if name not in seen:
                 self._hold_back(name, lost_since, done)
-        self._open(was, lost_since)
+        self._open(was, lost_since, done.unreachable)
         return done
 
     def _at_stripe(self, account: str | None, since: datetime) -> dict[str, list[Found]]:
@@ -180,7 +180,7 @@ class Reopening:
     def _due(self, charge: Charge, now: datetime) -> Charge:
         return replace(charge, due_at=policy.due_at(charge, now, None))
 
-    def _open(self, was: LedgerIdentity | None, lost_since: datetime) -> None:
+    def _open(self, was: LedgerIdentity | None, lost_since: datetime, unasked: Sequence[str]) -> None:
         stored, now = self._ledger.read(KIND, NAME), self._clock.now()
         platform = self._stripe.platform()
         identity = LedgerIdentity(
@@ -192,5 +192,6 @@ class Reopening:
             opened_at=now if was is None else was.opened_at,
             restored_at=now,
             lost_since=lost_since,
+            unasked=tuple(unasked),
         )
         self._ledger.write(KIND, NAME, identity.properties(), None if stored is None else stored.version)

@@ -225,7 +225,10 @@ class Telemetry:
         if not self._due():
             return
         sending = threading.Thread(target=self._send, daemon=True)
-        sending.start()
+        try:
+            sending.start()
+        except RuntimeError:  # No thread is to be had: what was gathered goes with a later request.
+            return
         sending.join(patience_seconds)
         if sending.is_alive():
             self._given_up_until = time.monotonic() + GIVEN_UP_SECONDS

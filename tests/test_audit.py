@@ -13,7 +13,8 @@ from shared import wiring
 from shared.charge import Status, charge_id
 from shared.ledger import properties_of
 from shared.reconcile import PAGE, STEPS_A_WRITE, StripeUnavailable
-from shared.store import CHARGE
+from shared.store import CHARGE, Stored
+from tests.test_webhook_function import deliver, event
 from tests.world import KEY, World
 
 HOUR = timedelta(hours=1)
@@ -482,3 +483,58 @@ def test_each_sweep_says_how_far_the_audit_is_behind_even_if_stripe_does_not_ans
     assert [round(line["behind_seconds"] / 60) for line in lines if line["message"] == "the audit stands"] == [
         3 * 24 * 60
     ]
+
+
+# --- What stops neither of them ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def late(world: World) -> World:
+    """A deployment in which nothing has been due for two days but the next sweep."""
+    for name in ("backfill", "audit", "erasure"):
+        world.parts.reconciler._mark(name, world.clock.now())
+    return world
+
+
+def swept(world: World) -> Mapping[str, Any]:
+    """Let two days pass, and Cloud Scheduler call. Returns what was done."""
+    world.clock.sleep(2 * DAY)
+    world.sweep()
+    told = world.told[-1]
+    assert told.status == 200
+    return dict(told.body)
+
+
+@pytest.mark.parametrize("about", ["payment_intent", "checkout.session"])
+def test_what_somebody_calls_a_charge_stops_nothing(late: World, about: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metadata may be longer than a name in Datastore, and an account's owner writes there what they like."""
+    read = late.store.get
+
+    def get(kind: str, name: str) -> Stored | None:
+        assert len(name.encode()) <= 1500, "Datastore refuses it"
+        return read(kind, name)
+
+    monkeypatch.setattr(late.store, "get", get)
+    long = "\N{GRINNING FACE}" * 500
+    if about == "payment_intent":
+        late.at_stripe("POST", "/v1/payment_intents", f"amount=50&currency=usd&metadata[pio_charge]={long}")
+        body = late.engine.payment_intents()[0]
+        assert deliver(late, event(body)).status == 200
+    else:
+        body = {"id": "cs_1", "object": "checkout.session", "metadata": {"pio_charge": long}}
+        assert deliver(late, event(body, "checkout.session.completed")).status == 200
+    assert swept(late)["audit"] is not None
+
+
+def test_a_charge_that_cannot_be_read_stops_nothing_and_is_shown_to_a_person(late: World) -> None:
+    """A newer version wrote it, or somebody by hand."""
+    late.create()
+    late.create(key="order-2")
+    late.engine.drop_deliveries()
+    key = (CHARGE, late.charge().id)
+    stored = late.store._entities[key]
+    late.store.update(*key, {**stored.properties, "status": "of tomorrow"}, stored.version)
+    report = late.parts.reconciler.report(str(swept(late)["audit"]))
+    assert report is not None
+    assert [(found.kind, found.charge) for found in report.findings] == [("unreadable", key[1])]
+    assert report.agreed == 1

@@ -138,6 +138,34 @@ def test_a_burnt_key_gets_no_successor_before_its_quarantine_is_over() -> None:
     assert {attempt.payment_intent for attempt in script.charge.attempts} == {script.charge.payment_intent} == {OURS}
 
 
+def test_a_look_that_fails_at_the_end_of_the_quarantine_is_repeated_soon() -> None:
+    """Before it the look could not have settled anything: the waits grow from then on, not from the first send."""
+    script = burnt()
+    script.now += QUARANTINE
+    script.look_failed(Seen.NO_REPLY)
+    assert script.said.wait <= SECOND
+    script.now += MINUTE
+    script.look_failed(Seen.NO_REPLY)
+    assert MINUTE / 2 <= script.said.wait <= MINUTE
+
+
+def test_what_waits_for_nothing_but_stripes_answer_is_known() -> None:
+    """So that a sweep that finds Stripe answering again can take it up at once."""
+
+    def unheard(script: Script) -> bool:
+        return policy.unheard(script.charge, script.now, LIMITS)
+
+    assert not unheard(recorded())
+    assert unheard(answered(Seen.NO_REPLY))
+    assert unheard(answered(Seen.SERVER_ERROR))
+    assert not unheard(declined())
+    assert not unheard(closing(script=answered(Seen.NO_REPLY)))
+    script = burnt()
+    assert not unheard(script)
+    script.now += QUARANTINE
+    assert unheard(script)
+
+
 def test_a_charge_of_stripes_that_is_under_way_keeps_a_burnt_key_in_quarantine() -> None:
     """However long it takes; and it is not asked about every second meanwhile."""
     script = burnt()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, cast
@@ -386,3 +387,23 @@ def test_the_sdk_is_not_imported_by_any_module_when_it_is_loaded() -> None:
     for path in [*Path(ROOT, "shared").glob("*.py"), *Path(ROOT, "functions").glob("*.py")]:
         for line in path.read_text().splitlines():
             assert not line.startswith(("import opentelemetry", "from opentelemetry")), path
+
+
+def test_where_no_thread_is_to_be_had_the_answer_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was gathered goes with a later request."""
+    world = World()
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if "_send" in str(getattr(thread, "_target", None)):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    telemetry.use(telemetry.Telemetry("http://127.0.0.1:1", "p"))
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    try:
+        told = world.create()
+    finally:
+        telemetry.use(None)
+    assert told is not None
+    assert told.status == 200

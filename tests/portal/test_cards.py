@@ -436,6 +436,34 @@ def test_a_card_that_cannot_be_taken_now_holds_the_backfill_back(world: Portal) 
     assert world.charge().status is Status.SUCCEEDED
 
 
+@pytest.mark.parametrize("way", ["webhook", "backfill", "the way back"])
+def test_a_card_that_is_heard_of_late_does_not_charge_who_has_chosen_cash_since(world: Portal, way: str) -> None:
+    """They would pay twice, once of it at the till."""
+    back = world.give_card()
+    event = events_of(world, back)
+    world.engine.drop_deliveries()
+    world.clock.sleep(timedelta(minutes=5))
+    world.pressed("cash")
+    world.clock.sleep(timedelta(minutes=5))
+    if way == "webhook":
+        assert redeliver(world, event) == 200
+    elif way == "backfill":
+        world.backfill()
+    else:
+        world.at("GET", back)
+    world.settle()
+    assert world.money_moved() == []
+
+
+def test_a_card_that_is_asked_for_after_cash_was_chosen_is_taken(world: Portal) -> None:
+    """They have changed their mind, and it is the last word."""
+    world.pressed("cash")
+    world.clock.sleep(timedelta(minutes=5))
+    world.give_card()
+    world.settle()
+    assert world.money_moved() == [1999]
+
+
 def test_an_event_for_no_charge_of_ours_is_accepted(world: Portal) -> None:
     """Another program's session, or another deployment's."""
     event = dict(events_of(world, world.give_card()))
