@@ -65,6 +65,7 @@ SWEEP_AGAIN: Final = timedelta(minutes=5)  # When the sweep takes up a charge ag
 SWEEP_AGAIN_GROWS: Final = 4  # each time so much later: a task that does not come most often waits in a slowed queue,
 SWEEP_AGAIN_AT_MOST: Final = timedelta(hours=6)  # where one more of them only keeps others waiting.
 UNHEARD_PROBES: Final = 2  # One may wait for what Stripe itself waits for.
+BURNT_FAR: Final = timedelta(seconds=30)  # Whose key is burnt waits for a moment that is known: a task hits that.
 PROBE_TASK: Final = timedelta(seconds=15)  # After a probe, that which goes on where it died.
 UNHEARD_APART: Final = timedelta(milliseconds=100)  # Ten a second: Stripe has only just come back.
 SWEEP_BATCH: Final = 100  # Charges a shard and run: a run stays far below the function's timeout.
@@ -248,7 +249,7 @@ class Charger:
         if unheard:  # While the charge is on its way, whoever brings it there tells the caller.
             is_stale = policy.waiting_on(held.charge) is Party.SYSTEM
         else:
-            is_stale = epoch is not None and epoch < held.charge.epoch
+            is_stale = epoch is not None and epoch < held.charge.epoch and not _holds(held.charge, task)
         if is_stale:
             return Outcome(charge=held.charge, existed=True)
         return self._take_up(held, by_task=by_task, task=task, unheard=unheard)
@@ -410,29 +411,24 @@ class Charger:
     def _probe(self, held: Held, *, queue_works: bool) -> bool:
         """Deliver a charge, and say whether Stripe answers.
 
-        That is done in the name of a task that comes soon: if this process dies, that goes on where it ended.
+        That is done in the name of a task that comes soon, and does nothing but what this process died over.
         """
-        probed = self._make_another_task(held, self._clock.now() + PROBE_TASK) if queue_works else held
-        if probed is None:
-            return False
-        task = task_name(probed.charge.id, self._generation, probed.charge.epoch) if queue_works else None
-        after = self._take_up(probed, by_task=True, task=task).charge
-        answers, now = not policy.unheard(after, self._clock.now(), self._limits), self._clock.now()
-        is_long = after.due_at is not None and after.due_at > now + 2 * PROBE_TASK
-        if queue_works and not answers and is_long and (latest := self._ledger.get(after.id)) is not None:
-            with contextlib.suppress(Conflict):  # That task shall find nothing to do.
-                self._ledger.update(latest, self._with_epoch(latest.charge, more=True))
-        return answers
+        charge, now = held.charge, self._clock.now()
+        name = f"{task_name(charge.id, self._generation, charge.epoch)}-probe-{now:%H%M%S}" if queue_works else None
+        if name is not None:
+            self._make_task(charge, now + PROBE_TASK, probe=name)
+        after = self._take_up(held, by_task=True, task=name).charge
+        soon = self._clock.now() + PROBE_TASK
+        is_soon = policy.needs_us(after) and after.due_at is not None and after.due_at < soon
+        if queue_works and is_soon and (latest := self._ledger.get(after.id)) is not None:
+            self._make_another_task(latest, soon)  # Its own may have been put off by as long as Stripe was away.
+        return not policy.unheard(after, self._clock.now(), self._limits)
 
-    def _make_another_task(self, held: Held, at: datetime) -> Held | None:
+    def _make_another_task(self, held: Held, at: datetime) -> None:
         """Make a task beside those that there may be: theirs is an older epoch, so they end at once."""
         again = dataclasses.replace(held.charge, epoch=held.charge.epoch + 1, due_at=at + SWEEP_AGAIN)
-        try:
-            updated = self._ledger.update(held, again)
-        except Conflict:  # Somebody is at it: the better for it.
-            return None
-        self._make_task(updated.charge, at)
-        return updated
+        with contextlib.suppress(Conflict):  # Somebody is at it: the better for it.
+            self._make_task(self._ledger.update(held, again).charge, at)
 
     def _is_swept(self, charge: Charge) -> bool:
         """Whether the sweep has made it a task, and waits for what that brings."""
@@ -657,7 +653,8 @@ class Charger:
         return policy.needs_us(charge) and (not by_task or self._is_far(charge))
 
     def _is_far(self, charge: Charge) -> bool:
-        return charge.due_at is not None and charge.due_at - self._clock.now() > policy.LAST_WAIT
+        limit = BURNT_FAR if policy.is_burnt(charge) else policy.LAST_WAIT
+        return charge.due_at is not None and charge.due_at - self._clock.now() > limit
 
     def _save(self, run: Run, prepare: Callable[[Charge], Charge]) -> bool:
         """Make durable what was learned, on top of what others have recorded. False: there was nothing to record."""
@@ -752,7 +749,7 @@ class Charger:
 
     def _busy(self, charge: Charge, *, but_for: str | None = None) -> bool:
         """Whether a delivery has it in hand, other than an earlier one of this task."""
-        if but_for is not None and charge.lease_owner.startswith(f"{but_for}#"):
+        if _holds(charge, but_for):
             return False
         return not charge.done and charge.lease_until is not None and self._clock.now() < charge.lease_until
 
@@ -771,13 +768,19 @@ class Charger:
     def _with_epoch(self, charge: Charge, *, more: bool) -> Charge:
         return dataclasses.replace(charge, epoch=charge.epoch + 1) if more else charge
 
-    def _make_task(self, charge: Charge, at: datetime | None, *, unheard: bool = False) -> bool:
-        """Ask the queue for a delivery. Whether that works never matters to the charge: `due_at` covers it."""
+    def _make_task(
+        self, charge: Charge, at: datetime | None, *, unheard: bool = False, probe: str | None = None
+    ) -> bool:
+        """Ask the queue for a delivery. Whether that works never matters to the charge: `due_at` covers it.
+
+        probe: the name of a task that ends at once, but where it holds the lease.
+        """
         enqueued_at = self._clock.now().timestamp()
-        body = msgspec.json.encode(TaskBody(enqueued_at=enqueued_at, epoch=charge.epoch, unheard=unheard))
+        epoch = charge.epoch if probe is None else -1
+        body = msgspec.json.encode(TaskBody(enqueued_at=enqueued_at, epoch=epoch, unheard=unheard))
         return self._tasks.create(
             Task(
-                name=task_name(charge.id, self._generation, charge.epoch) + ("-unheard" if unheard else ""),
+                name=probe or task_name(charge.id, self._generation, charge.epoch) + ("-unheard" if unheard else ""),
                 url=f"{self._charge_url}/{charge.id}/deliver",
                 body=body,
                 at=at,
@@ -813,6 +816,11 @@ def _result(outcome: Outcome) -> str:
     if not outcome.durable:
         return "not recorded"
     return "again" if outcome.again else "done"
+
+
+def _holds(charge: Charge, task: str | None) -> bool:
+    """Whether an earlier delivery of this task has the lease: it comes again, so that one is dead."""
+    return task is not None and charge.lease_owner.startswith(f"{task}#")
 
 
 def _unknown_since(charge: Charge) -> datetime:

@@ -733,6 +733,12 @@ def needs_us(charge: Charge) -> bool:
     return waiting_on(charge) is Party.SYSTEM or (charge.final and not charge.tidy)
 
 
+def is_burnt(charge: Charge) -> bool:
+    """Whether it waits for what a key without an answer may still do."""
+    attempt = charge.open_attempt
+    return attempt is not None and attempt.standing is Standing.BURNT
+
+
 def unheard(charge: Charge, now: datetime, limits: Limits) -> bool:
     """Whether it waits for nothing but an answer of Stripe's: to what it has sent, or to a look."""
     request = charge.open_attempt if charge.payment_intent else charge.create
