@@ -54,7 +54,7 @@ class Given:
 
     payment_method: str
     replaces: str | None
-    asked_at: datetime | None = None  # When the session was opened.
+    asked_at: datetime | None = None  # When the session was opened, to the second.
 
 
 class Checkout:
@@ -181,7 +181,7 @@ def take_card(
     for _ in range(TRIES):
         tried = charge.payment_method == card or any(attempt.payment_method == card for attempt in charge.attempts)
         wish = charge.pays_elsewhere_since
-        overtaken = wish is not None and (given.asked_at is None or given.asked_at <= wish)
+        overtaken = wish is not None and (given.asked_at is None or given.asked_at < wish.replace(microsecond=0))
         if tried or overtaken or (return_url is None and charge.payment_method != given.replaces):
             return Outcome(charge=charge, existed=True)
         # Only as it was read: otherwise two that hear of the card at once would make two attempts.
