@@ -420,7 +420,8 @@ class Charger:
         after = self._take_up(held, by_task=True, task=name).charge
         soon = self._clock.now() + PROBE_TASK
         is_soon = policy.needs_us(after) and after.due_at is not None and after.due_at < soon
-        if queue_works and is_soon and (latest := self._ledger.get(after.id)) is not None:
+        got_on = after.payment_intent != charge.payment_intent
+        if queue_works and is_soon and got_on and (latest := self._ledger.get(after.id)) is not None:
             self._make_another_task(latest, soon)  # Its own may have been put off by as long as Stripe was away.
         return not policy.unheard(after, self._clock.now(), self._limits)
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import random
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -55,6 +56,7 @@ LEDGER_TAKES: Final = timedelta(milliseconds=10)
 STRIPE_TAKES: Final = timedelta(milliseconds=600)
 REFUSAL_TAKES: Final = timedelta(milliseconds=50)  # A connection refused, a 503 from the edge.
 WARMING_UP: Final = timedelta(minutes=1)  # Before the outage each instance has served its first request.
+PROBE: Final = "-probe-"  # In the names of tasks that end at once, but where a sweep has died.
 TICK: Final = timedelta(minutes=1)  # Cloud Scheduler's.
 CALLER_WAITS: Final = timedelta(seconds=10)  # Before it repeats its request; then twice as long, each time,
 CALLER_WAITS_AT_MOST: Final = timedelta(minutes=5)  # up to this.
@@ -118,11 +120,15 @@ class Deployment:
         self.limits = Limits()
         self.recovers_at = START + max(scenario.down.values())
         self.arrivals: list[tuple[datetime, str]] = []  # At Stripe, on behalf of charges: when, and what for.
-        self.sends: Counter[str] = Counter()  # By idempotency key.
+        self.sends: Counter[str] = Counter()  # By idempotency key; those of callers and tasks,
+        self.sends_by_sweep: Counter[str] = Counter()  # and those of the sweep.
+        self.sweeping = threading.local()  # Whether this process is one.
         self.limited = 0
         self.dispatches: list[datetime] = []
         self.tasks_by_charge: Counter[str] = Counter()
-        self.most_tasks = 0
+        self.most_tasks = 0  # Without those of probes.
+        self.probe_tasks = 0
+        self.most_probe_tasks = 0
         self.swept = 0
         self.closed: dict[str, datetime] = {}
         self._chance = random.Random(1)  # noqa: S311 - so that runs repeat.
@@ -252,12 +258,15 @@ class Deployment:
         """Be Cloud Scheduler."""
 
         def sweep() -> None:
+            self.sweeping.on = True
             answer = self._call("reconcile", "/", b"", {})
+            self.sweeping.on = False
             self.swept += (answer.get_json() or {}).get("swept", 0)
 
         self.timeline.spawn(sweep)
         counts = self.tasks.counts()[QUEUE]
-        self.most_tasks = max(self.most_tasks, counts["waiting"])
+        self.most_tasks = max(self.most_tasks, counts["waiting"] - self.probe_tasks)
+        self.most_probe_tasks = max(self.most_probe_tasks, self.probe_tasks)
         self._over = len(self.closed) == self.scenario.charges and not counts["waiting"] + counts["running"]
         self.timeline.at(self.timeline.now() + TICK, self._tick)
 
@@ -293,6 +302,7 @@ class Deployment:
         }
         answer = self._call("charge", urlsplit(task.http_request.url).path, task.http_request.body, headers)
         self.tasks.finish(delivery, Outcome(status=answer.status_code, retry_after=answer.headers.get("Retry-After")))
+        self.probe_tasks -= PROBE in task.name and answer.status_code // 100 == 2
         self.look_at_queue(self.timeline.now())
 
     # --- Stripe's limiter ---------------------------------------------------------------------------------------------
@@ -353,7 +363,9 @@ class _TasksClient:
             deployment.tasks.create_task(parent, tasks_v2.Task.pb(task))
         except Refused as refused:
             raise AlreadyExists(refused.message) from refused  # type: ignore[no-untyped-call]
-        deployment.tasks_by_charge[short_id(task.name).partition("-")[0]] += 1
+        is_probe = PROBE in task.name
+        deployment.probe_tasks += is_probe
+        deployment.tasks_by_charge[short_id(task.name).partition("-")[0]] += not is_probe
         deployment.look_at_queue(deployment.timeline.now())
 
 
@@ -376,7 +388,9 @@ class _StripeClient(stripe.HTTPClient):
         endpoint = _endpoint(method, parts.path)
         if endpoint != "other":
             deployment.arrivals.append((deployment.timeline.now(), endpoint))
-        deployment.sends[sent.get("Idempotency-Key", "")] += 1
+        by_sweep = getattr(deployment.sweeping, "on", False)
+        sends = deployment.sends_by_sweep if by_sweep else deployment.sends
+        sends[sent.get("Idempotency-Key", "")] += 1
         body = post_data.encode() if isinstance(post_data, str) else post_data or b""
         down = deployment.is_down(Down.STRIPE)
         with self._limiter(endpoint, down=down):

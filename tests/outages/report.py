@@ -16,11 +16,13 @@ class Report:
     closed: int
     paid_twice: int
     paid: int
-    sends_of_a_key_at_most: int
+    sends_of_a_key_at_most: int  # By callers and tasks.
+    sends_of_a_key_by_sweep_at_most: int
     calls_of_a_charge: float  # To Stripe, on average, while it was down.
     calls_a_minute: tuple[int, ...]  # Of each minute of the outage.
-    tasks_of_a_charge_at_most: int
-    tasks_waiting_at_most: int
+    tasks_of_a_charge_at_most: int  # Those of probes apart, here
+    tasks_waiting_at_most: int  # and here.
+    probe_tasks_at_most: int
     swept: int
     dispatches: int
     calls_a_second: tuple[int, ...]  # Of each second since the recovery.
@@ -62,10 +64,12 @@ def simulated(scenario: Scenario) -> Report:
         paid=len(by_charge),
         paid_twice=sum(one.count > 1 for one in by_charge.values()),
         sends_of_a_key_at_most=max((n for key, n in deployment.sends.items() if key), default=0),
+        sends_of_a_key_by_sweep_at_most=max((n for key, n in deployment.sends_by_sweep.items() if key), default=0),
         calls_of_a_charge=len(during) / scenario.charges,
         calls_a_minute=_histogram(during, START, timedelta(minutes=1)),
         tasks_of_a_charge_at_most=max(deployment.tasks_by_charge.values(), default=0),
         tasks_waiting_at_most=deployment.most_tasks,
+        probe_tasks_at_most=deployment.most_probe_tasks,
         swept=deployment.swept,
         dispatches=len(deployment.dispatches),
         calls_a_second=_histogram((at for at, _ in since), recovers_at, timedelta(seconds=1)),

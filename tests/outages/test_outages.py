@@ -54,7 +54,6 @@ def sweeps(lasts: timedelta) -> int:
 
 
 TASKS: Final = 2 + sweeps(LASTS)  # One made with the charge, one by its first delivery, and the sweep's.
-PROBES: Final = LASTS // TICK  # By one charge or two the sweep asks, each minute, whether Stripe answers again.
 SENDS: Final = AT_ONCE + retries(LASTS) + TASKS * retries(QUEUE.max_backoff)  # Each task begins its waits anew.
 
 every_outage = pytest.mark.parametrize("name", SCENARIOS)
@@ -70,9 +69,13 @@ def test_every_charge_closes_and_no_customer_pays_twice(name: str) -> None:
 
 @every_outage
 def test_an_outage_makes_no_hot_loop(name: str) -> None:
-    """What is sent follows from the queue's backoff and the sweep's: it would hold if Google slowed no queue down."""
-    assert report(name).sends_of_a_key_at_most <= SENDS + PROBES
-    assert report(name).calls_of_a_charge <= CALLS_A_SEND * SENDS + PROBES
+    """What is sent follows from the queue's backoff alone: it would hold if Google did not slow the queue down.
+
+    Besides, the sweep asks by one charge or two, each minute, whether Stripe answers again.
+    """
+    assert report(name).sends_of_a_key_at_most <= SENDS
+    assert report(name).sends_of_a_key_by_sweep_at_most <= AT_ONCE + LASTS // TICK
+    assert report(name).calls_of_a_charge <= CALLS_A_SEND * SENDS
     a_minute = CHARGES * (timedelta(minutes=1) / QUEUE.max_backoff)
     assert report(name).settled_rate <= CALLS_A_SEND * a_minute
 
@@ -80,8 +83,9 @@ def test_an_outage_makes_no_hot_loop(name: str) -> None:
 @every_outage
 def test_a_charge_has_few_tasks_and_they_do_not_pile_up(name: str) -> None:
     """They would wait in the queue before others, long after Stripe is back."""
-    assert report(name).tasks_of_a_charge_at_most <= TASKS + PROBES
-    assert report(name).tasks_waiting_at_most <= 3 * CHARGES
+    assert report(name).tasks_of_a_charge_at_most <= TASKS + 1  # One more once the sweep sees that Stripe answers,
+    assert report(name).tasks_waiting_at_most <= 3 * CHARGES  # which then waits beside two.
+    assert report(name).probe_tasks_at_most <= CHARGES
 
 
 @every_outage
@@ -111,8 +115,8 @@ def test_while_cloud_tasks_is_down_the_sweep_alone_carries_every_charge() -> Non
 
 
 def test_there_is_no_rush_after_an_outage() -> None:
-    """A rested queue lets 20 tasks through at once, and each makes two calls at most; the rest follows at its rate."""
-    assert 0 < report("Stripe refuses").peak <= 2 * 20
+    """Within no second more than Stripe allows one endpoint, of all calls together."""
+    assert 0 < report("Stripe refuses").peak <= 25
     assert report("Stripe refuses").limited == 0
 
 
