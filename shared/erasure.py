@@ -1,9 +1,9 @@
 """What is personal in a charge, and what a charge is without it.
 
-Pure: the standard library only. A charge is never deleted, because it is what stops a second one under its key. What it
-says about people goes, once it is over and old enough (`retention.py`) or somebody asks for it; what stays is its id
-(the digest of the caller's key), the digest of the body, status, amounts, times, and the ids and keys of Stripe's. So a
-repeated request is still recognised and answered, and an audit still finds what it compares.
+Pure: the standard library, `charge` and `policy`. A charge is never deleted, because it is what stops a second one
+under its key. What it says about people goes, once it is over and old enough (`retention.py`) or somebody asks for it;
+what stays is its id (the digest of the caller's key), the digest of the body, status, amounts, times, and the ids and
+keys of Stripe's. So a repeated request is still recognised and answered, and an audit still finds what it compares.
 
 Ids of a customer and of a card stay: they name a person only to whoever may read them at Stripe, where they are deleted
 by the owner of the account.

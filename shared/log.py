@@ -120,11 +120,11 @@ def _write(severity: str, message: str, fields: dict[str, object]) -> None:
     entry = {name: plain(value) for name, value in fields.items()}
     entry |= {"severity": severity, "message": redacted(message)}
     entry |= _trace_fields()
+    line = json.dumps(entry) + "\n"
+    out = sys.stderr if _beside_stdout else sys.stdout
     with contextlib.suppress(OSError, ValueError):  # A closed stdout: no reason to leave a payment half done.
-        (sys.stderr if _beside_stdout else sys.stdout).write(
-            json.dumps(entry) + "\n"
-        )  # One write, so that threads do not mix their lines.
-        sys.stdout.flush()
+        out.write(line)  # At once, so that threads do not mix their lines.
+        out.flush()
 
 
 def redacted(text: str) -> str:

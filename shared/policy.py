@@ -1,6 +1,6 @@
 """What every observation means for a charge. Everything that decides about money is in this file.
 
-Pure: the standard library only; the time is an argument. Three questions are answered here:
+Pure: the standard library, `charge` and `codes`; the time is an argument. Three questions are answered here:
 
     decide(charge, observation, now)   the next charge, and what to do once it is durable
     next_step(charge, now)             what an open charge needs done: send, look, or nothing

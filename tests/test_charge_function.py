@@ -595,10 +595,8 @@ def test_503_wherever_the_ledger_is_needed_and_out_of_reach(world: World, path: 
 def test_money_that_moved_while_the_ledger_was_down_is_told_as_unknown_never_as_failed(world: World) -> None:
     """Step 6: 202 whatever Stripe said; the task gets the saved answer afterwards."""
     sent = body(world)
-    world.plan = {
-        len(world.services) + 4: worlds.Fault.DOWN
-    }  # insert, task, create, update, confirm, then this update.
-    world.plan = {number + 1: fault for number, fault in world.plan.items()}
+    commit_of_outcome = len(world.services) + 5  # After the insert, its task, the create, its update and the confirm.
+    world.plan = {commit_of_outcome: worlds.Fault.DOWN}
     answer = told(world.post("/", sent, key=KEY))
     assert (answer.status, answer.body["status"]) == (202, "unknown")
     assert world.money_moved() == [1999]

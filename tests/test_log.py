@@ -5,6 +5,7 @@ import json
 import sys
 import threading
 from typing import Any, Final, NoReturn
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from werkzeug.datastructures import Headers
 from shared import log
 from shared.charge import Status
 from shared.settings import SettingsError
+from tests.world import World
 
 TRACE: Final = "0af7651916cd43dd8448eb211c80319c"
 CHARGE_ID: Final = "9e107d9d372bb6826bd81d3542a419d60a1b2c3d"
@@ -247,13 +249,22 @@ def test_no_exception_is_no_reason_for_another(lines: Any) -> None:
     assert lines() == [{"severity": "ERROR", "message": "m"}]
 
 
-def test_a_log_that_cannot_be_written_does_not_stop_a_payment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stdout is closed, or its reader is gone."""
-    closed = io.StringIO()
-    closed.close()
-    monkeypatch.setattr(sys, "stdout", closed)
+@pytest.mark.parametrize("broken", [ValueError("I/O operation on closed file."), BrokenPipeError()])
+@pytest.mark.parametrize("call", ["write", "flush"])
+def test_a_log_that_cannot_be_written_does_not_stop_a_payment(
+    call: str, broken: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stdout is closed, or its reader is gone: the customer is charged, and the caller told so."""
+    world, refused = World(), Mock(side_effect=broken)
+    stdout = Mock(spec=io.StringIO, **{call: refused})
+    monkeypatch.setattr(sys, "stdout", stdout)
 
-    log.info("m")
+    answer = world.create()
+
+    assert refused.called
+    assert answer is not None
+    assert (answer.status, answer.body["status"]) == (200, "succeeded")
+    assert world.money_moved() == [1999]
 
 
 @settings(max_examples=200, deadline=None)

@@ -128,7 +128,6 @@ def test_a_task_may_have_a_name_of_500_characters(paused: str, new_task: NewTask
         ({"headers": {"X-Split": "a\r\nX-Other: b"}}, {}),
         ({"headers": {"no name": "a"}}, {}),
         ({"oidc_token": {"service_account_email": ""}}, {}),
-        ({}, {"schedule_time": datetime.now(UTC) + timedelta(days=30, minutes=5)}),
         ({}, {"dispatch_deadline": timedelta(seconds=0.05)}),  # The shortest is 0.1 s in this emulator.
         ({}, {"dispatch_deadline": timedelta(minutes=30, seconds=1)}),
         ({}, {"retry_config": {"max_attempts": -2}}),
@@ -142,6 +141,12 @@ def test_a_task_that_the_service_would_refuse_is_refused(
         new_task(paused, request=request_fields, **task_fields)
 
 
+def test_a_task_further_ahead_than_30_days_is_refused(paused: str, new_task: NewTask) -> None:
+    """Counted from when it is asked for: five minutes more are left for clocks that differ."""
+    with pytest.raises(exceptions.InvalidArgument):
+        new_task(paused, schedule_time=datetime.now(UTC) + timedelta(days=30, minutes=5))
+
+
 def test_a_task_needs_something_to_do(client: Client, paused: str) -> None:
     """An HTTP request; App Engine is not emulated."""
     with pytest.raises(exceptions.InvalidArgument):
@@ -150,10 +155,18 @@ def test_a_task_needs_something_to_do(client: Client, paused: str) -> None:
         client.create_task(parent=paused, task=tasks_v2.Task({"app_engine_http_request": {"relative_uri": "/"}}))
 
 
-def test_a_task_at_the_limits_is_taken(paused: str, new_task: NewTask) -> None:
+def test_a_task_at_the_limits_is_taken(client: Client, paused: str, new_task: NewTask) -> None:
     """The limits are themselves allowed."""
-    new_task(paused, request={"url": "http://127.0.0.1/" + "x" * 2066}, dispatch_deadline=timedelta(minutes=30))
-    new_task(paused, request={"body": b"x" * 102_000}, schedule_time=datetime.now(UTC) + timedelta(days=29.99))
+    url = "http://127.0.0.1/" + "x" * 2066
+    far = datetime.now(UTC) + timedelta(days=29.99)
+    new_task(paused, "long", request={"url": url}, dispatch_deadline=timedelta(minutes=30))
+    new_task(paused, "late", request={"body": b"x" * 102_000}, schedule_time=far)
+
+    late, long = client.list_tasks(request={"parent": paused, "response_view": View.FULL})
+    assert long.http_request.url == url
+    assert long.dispatch_deadline == timedelta(minutes=30)
+    assert len(late.http_request.body) == 102_000
+    assert late.schedule_time == far
 
 
 def test_bodies_are_shown_only_to_those_who_ask_for_them(client: Client, paused: str, new_task: NewTask) -> None:
