@@ -11,7 +11,6 @@ from shared import answer, api, health, log, wiring
 from shared.answer import Answer, by_task, task_of
 from shared.api import Problem
 from shared.charge import Act, Chosen, charge_id
-from shared.dead_letters import DeadLetters
 from shared.deliver import TaskBody
 from shared.gateway import STRIPE_API_VERSION
 
@@ -91,8 +90,7 @@ def _create(request: flask.Request) -> Answer:
 def _dead_letter(raw: bytes, request: flask.Request, found: Problem) -> Answer:
     """Keep a task that can never work where a person finds it."""
     parts = wiring.parts("charge")
-    letters = DeadLetters(ledger=parts.ledger, clock=parts.clock, keep_for=parts.settings.retention)
-    name = letters.keep(
+    name = parts.letters.keep(
         idempotency_key=request.headers.get("Idempotency-Key", ""),
         body=raw,
         problem=found.kind,

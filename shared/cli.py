@@ -12,7 +12,6 @@ import click
 import msgspec
 
 from shared import log, wiring
-from shared.dead_letters import DeadLetters
 from shared.gate import KIND, NAME, LedgerClosed, LedgerIdentity
 from shared.ledger import LedgerUnavailable
 from shared.preview import notices
@@ -187,7 +186,7 @@ def dead_letters() -> None:
 @click.option("--all", "every", is_flag=True, help="Those that are settled, too.")
 def dead_letters_list(*, every: bool) -> None:
     """List the letters that are not settled."""
-    for name, letter in _or_fail(lambda: list(_letters().all())):
+    for name, letter in _or_fail(lambda: list(_parts().letters.all())):
         if every or letter.settled_at is None:
             settled = "" if letter.settled_at is None else f"  settled: {letter.note}"
             click.echo(f"{name}  {letter.at:%Y-%m-%d %H:%M} UTC  {letter.problem}{settled}")
@@ -197,7 +196,7 @@ def dead_letters_list(*, every: bool) -> None:
 @click.argument("name")
 def dead_letters_show(name: str) -> None:
     """Show a letter with what its caller sent."""
-    letter = _or_fail(lambda: _letters().read(name))
+    letter = _or_fail(lambda: _parts().letters.read(name))
     if letter is None:
         _fail("There is no such dead letter.")
     click.echo(json.dumps(msgspec.to_builtins(letter), indent=2))
@@ -208,14 +207,9 @@ def dead_letters_show(name: str) -> None:
 @click.option("--note", required=True, help="What became of it, for whoever reads it later.")
 def dead_letters_settle(name: str, note: str) -> None:
     """Mark a letter as settled, and erase what its caller sent."""
-    if _or_fail(lambda: _letters().settle(name, note)) is None:
+    if _or_fail(lambda: _parts().letters.settle(name, note)) is None:
         _fail("There is no such dead letter.")
     click.echo("settled")
-
-
-def _letters() -> DeadLetters:
-    parts = _parts()
-    return DeadLetters(ledger=parts.ledger, clock=parts.clock, keep_for=parts.settings.retention)
 
 
 def _show(report: Report) -> None:

@@ -40,6 +40,7 @@ from shared.charge import (
     Party,
     PaymentIntent,
     Request,
+    Reviewed,
     Seen,
     Status,
     Terms,
@@ -293,6 +294,24 @@ class Charger:
             if outcome.charge.status is Status.SUCCEEDED and choice.act in policy.CLOSINGS:
                 return dataclasses.replace(outcome, existed=True, refusal="already_paid")
             return dataclasses.replace(outcome, existed=True)
+
+    def review(self, charge_id: str, reviewed: Reviewed, *, version: int | None) -> Outcome | None:
+        """Record what an operator says of what nobody explained; nothing is sent. Returns and raises as `act`."""
+        self._gate.check()
+        while True:
+            held = self._ledger.get(charge_id)
+            if held is None:
+                return None
+            if version is not None and held.charge.version != version:
+                return Outcome(charge=held.charge, existed=True, refusal="version")
+            decision = policy.decide(held.charge, reviewed, self._clock.now(), self._limits)
+            if decision.refusal is not None:
+                return Outcome(charge=held.charge, existed=True, refusal=decision.refusal)
+            self._log(decision.charge, reviewed, decision)
+            try:
+                return Outcome(charge=self._update(held, decision.charge).charge, existed=True)
+            except Conflict:
+                continue
 
     def give_up(self, account: str | None, idempotency_key: str, *, livemode: bool, actor: str, note: str) -> Outcome:
         """Rule 7, the definite no: cancel the charge of this key, or see to it that there never will be one."""

@@ -367,7 +367,7 @@ def _bug(matter: Matter) -> Letter:
 
 def _discrepancy(matter: Matter) -> Letter:
     _, charge = matter.gettext, matter.charge
-    left = [found for found in charge.discrepancies if not found.settled]
+    left = policy.unsettled(charge)
     points = tuple(_explained(matter, found) for found in left)
     commands = dict.fromkeys(_look(charge, found) for found in left if found.payment_intent)
     return Letter(

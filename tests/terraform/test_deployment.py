@@ -522,6 +522,7 @@ QUERIES: Final[
     "due": lambda store: store.due(3, NOON, 10),
     "paid": lambda store: store.paid(3, NOON, NOON, 10),
     "ended": lambda store: store.ended(3, NOON, 10),
+    "attention": lambda store: store.attention(3, 10),
     "by_payment_intent": lambda store: store.by_payment_intent("pi_1"),
     "names": lambda store: [*store.names("AuditReport", "", 10), *store.names("AuditReport", "a", 10)],
 }
