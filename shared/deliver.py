@@ -69,6 +69,7 @@ UNHEARD_PROBES: Final = 2  # One may wait for what Stripe itself waits for.
 BURNT_FAR: Final = timedelta(seconds=30)  # Whose key is burnt waits for a moment that is known: a task hits that.
 PROBE_TASK: Final = timedelta(seconds=15)  # After a probe, that which goes on where it died.
 UNHEARD_APART: Final = timedelta(milliseconds=100)  # Ten a second: Stripe has only just come back.
+TRIES: Final = 5  # Of an act on a charge that others write at the same moment.
 SWEEP_BATCH: Final = 100  # Charges a shard and run: a run stays far below the function's timeout.
 
 
@@ -827,6 +828,17 @@ class Charger:
             return f"recovered: {self.recover(intent.id, event.account).status}"
         except NotOurs:
             return "not ours any more"
+
+
+def as_seen(charge: Charge, seen: Callable[[Charge], str], act: Callable[[Charge], Outcome | None]) -> Outcome:
+    """Act on a charge as it was shown: whatever else is written meanwhile, if it shows the same still (`seen`)."""
+    for _ in range(TRIES):
+        outcome = act(charge)
+        assert outcome is not None, "charges are never deleted"
+        if outcome.refusal != "version" or seen(outcome.charge) != seen(charge):
+            return outcome
+        charge = outcome.charge
+    return Outcome(charge=charge, existed=True, busy=True)
 
 
 def _result(outcome: Outcome) -> str:
