@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -163,6 +164,22 @@ def test_a_new_version_of_a_secret_reaches_those_who_read_it(workspace: Workspac
     }
     assert {function for (function, secret), number in versions.items() if number == "3"} == ONLY_FOR["SIGNING_SECRETS"]
     assert {number for (_, secret), number in versions.items() if secret != "SIGNING_SECRETS"} == {"1"}
+
+
+def test_a_shell_is_told_what_the_functions_are(production: Plan, small: Plan, workspace: Workspace) -> None:
+    """So that what an operator does from there is enqueued and told like everything else. No secret is among it."""
+    name = "Bob's Shop at $HOME <pay@example.com>"
+    mail = f'  mail = {{ from = "{name}", operator = "ops@example.com" }}'
+    workspace.spoil("examples/small/main.tf", "^  charge_ingress = .*", mail)
+    quoted = workspace.plan("small")
+    but_for_traces = _contract() - {"OTEL_EXPORTER_OTLP_ENDPOINT"}
+    for plan in (production, small, quoted):
+        command = f"{plan.outputs['environment']}\nexec /usr/bin/env -0"
+        told = subprocess.run(["/bin/sh", "-c", command], env={}, capture_output=True, text=True, check=True).stdout
+        read = dict(line.split("=", 1) for line in told.split("\0") if line)
+        given = {name: value for name, value in _variables(plan, "reconcile").items() if name in but_for_traces}
+        assert {name: value for name, value in read.items() if name in _contract()} == given
+    assert _variables(quoted, "reconcile")["MAIL_FROM"] == name
 
 
 # --- Who may do what --------------------------------------------------------------------------------------------------

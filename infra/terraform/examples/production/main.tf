@@ -115,6 +115,11 @@ output "console" {
   value       = module.paidonce.console
 }
 
+output "environment" {
+  description = "What paidonce is to be told, in a shell."
+  value       = module.paidonce.environment
+}
+
 output "put_secrets" {
   description = "How to put the secrets in."
   value       = module.paidonce.put_secrets
