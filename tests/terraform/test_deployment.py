@@ -297,6 +297,25 @@ def test_tokens_name_the_address_that_cloud_run_expects(production: Plan) -> Non
     assert production.outputs["webhook_url"] == f"{production.outputs['urls']['webhook']}/"
 
 
+def test_a_task_goes_to_the_function_of_its_queue_whatever_it_asks_for(production: Plan) -> None:
+    """Who may add tasks cannot have a token of the tasks' account sent anywhere else, nor one for anything else.
+
+    A task of ours goes where it would go by itself. Its path, by which the function knows the charge, is its own.
+    """
+    given = _variables(production, "charge")
+    goes_to = {"charges": given["CHARGE_URL"], "notices": given["NOTIFY_URL"]}
+    for name, queue in production.all("google_cloud_tasks_queue").items():
+        (target,) = queue["http_target"]
+        (override,), (token,) = target["uri_override"], target["oidc_token"]
+        assert f"{override['scheme'].lower()}://{override['host']}" == goes_to.pop(name)
+        assert override["uri_override_enforce_mode"] == "ALWAYS"
+        assert override["path_override"] == override["query_override"] == target["header_overrides"] == []
+        assert override["port"] is None
+        assert token["audience"] == tasks._service(f"https://{override['host']}/{'0' * 40}/deliver")
+        assert token["service_account_email"] == given["TASKS_INVOKER"]
+    assert goes_to == {}
+
+
 def test_cloud_scheduler_calls_reconcile_and_is_let_in(production: Plan) -> None:
     """Sweep each minute, backfill each hour, audit each day; each at its own address, with the same audience."""
     url = production.outputs["urls"]["reconcile"]
