@@ -50,10 +50,10 @@ ONLY_FOR: Final[Mapping[str, set[str]]] = {  # What not every function that read
 
 
 def test_the_quick_start_names_what_there_is(small: Plan) -> None:
-    """Ten commands; the events are those that the webhook reads, the secrets and the addresses the deployment's."""
+    """Eleven commands; the events are those that the webhook reads, the secrets and the addresses the deployment's."""
     text = (DEPLOYMENT / "README.md").read_text().partition("## Quick start")[2].partition("\n## ")[0]
     commands = re.findall(r"^    (.+)$", text, re.MULTILINE)
-    assert len(commands) == 10
+    assert len(commands) == 11
     assert "has not" in text  # Been tried: what takes a cloud.
     (endpoint,) = (command for command in commands if command.startswith("stripe "))
     events = set(re.findall(r"enabled_events\[\]=([\w.]+)", endpoint))
@@ -65,6 +65,12 @@ def test_the_quick_start_names_what_there_is(small: Plan) -> None:
     shown = re.sub(r"\$\(gcloud projects describe .*?'\)", "123456789012", endpoint)
     assert f'"url={small.outputs["webhook_url"]}"' in shown
     assert "small" in text
+    assert "--live" in endpoint
+    assert "`-d connect=true`" in text
+    assert "connect=true" in (REPOSITORY / "infra" / "RUNBOOK.md").read_text()
+    webhook_url = (DEPLOYMENT / "outputs.tf").read_text().partition('output "webhook_url"')[2].partition("}")[0]
+    assert "connect=true" in webhook_url
+    assert "checkout.session.completed" in webhook_url
 
 
 # --- Variables and secrets --------------------------------------------------------------------------------------------
