@@ -69,7 +69,8 @@ locals {
 # be to trust a pattern: every page of the portal is a link, a mail program or a browser may write one in its own way, and
 # what the pattern misses is a link in the log. What is lost is little: Cloud Run's own metric counts the requests and
 # how they were answered (it is on the dashboard), and our own lines say what was done, without a link.
-# It works on the project's own log buckets. A sink of a folder or an organisation needs one of its own.
+# It works on the project's `_Default` sink and on no other: whoever has another sink, in the project or above it, gives
+# that an exclusion of its own.
 resource "google_logging_project_exclusion" "portal_requests" {
   project     = var.project
   name        = "${var.name}-portal-requests"

@@ -522,6 +522,10 @@ def test_a_restored_ledger_stands_beside_the_one_that_it_was_restored_from(works
     plan = workspace.plan("small")
     database = plan.one("google_firestore_database")
     assert (database["name"], database["deletion_policy"]) == ("paidonce-2", "ABANDON")
+    backups = plan.all("google_firestore_backup_schedule").values()
+    assert {backup["database"] for backup in backups} == {"paidonce-2"}  # And none of the old one: the runbook says so.
+    restoring = (REPOSITORY / "infra" / "RUNBOOK.md").read_text().partition("## Restoring")[2].partition("\n## ")[0]
+    assert "of the old ledger no more backups are made" in restoring
     for function in FUNCTIONS:
         given = _variables(plan, function)
         assert (given["DATASTORE_DATABASE"], given["LEDGER_GENERATION"]) == ("paidonce-2", "2")
@@ -615,7 +619,7 @@ def _logged() -> dict[str, set[str]]:
     return lines
 
 
-def test_the_links_of_customers_are_kept_in_no_log(production: Plan) -> None:
+def test_the_links_of_customers_are_not_kept_by_the_default_sink(production: Plan) -> None:
     """Cloud Run would write the address of each request of the portal, and that is the link."""
     exclusion = production.one("google_logging_project_exclusion")
     conditions = exclusion["filter"].split(" AND ")
