@@ -44,6 +44,7 @@ from shared.charge import (
     Party,
     PaymentIntent,
     Request,
+    Reviewed,
     Seen,
     Standing,
     Status,
@@ -287,6 +288,7 @@ ORPHAN_REASON: Final = "duplicate"             # Marks an orphan that we cancele
 
 EXTRA: Final = frozenset({"paid_twice", "paid_elsewhere"})  # Discrepancies of money that another PaymentIntent took.
 
+BY_OPERATOR: Final = "by an operator"  # How a Discrepancy is settled that a person has looked at.
 UNEXPLAINED: Final = "unexplained_payment_intent"  # The kind of Discrepancy that blocks a create.
 
 # Which of several PaymentIntents of one charge is the one to record: the first kind that is there.
@@ -755,6 +757,16 @@ def waiting_on(charge: Charge) -> Party | None:
     return charge.blocked_on if charge.status is Status.BLOCKED else WAITING_ON[charge.status]
 
 
+def unsettled(charge: Charge) -> tuple[Discrepancy, ...]:
+    """Return what Stripe says and the ledger does not explain, as far as nobody has settled it."""
+    return tuple(found for found in charge.discrepancies if not found.settled)
+
+
+def needs_person(charge: Charge) -> bool:
+    """Whether it waits for somebody who runs this, or an account: it is blocked, or holds what nobody explains."""
+    return waiting_on(charge) in {Party.OPERATOR, Party.ACCOUNT_OWNER} or bool(unsettled(charge))
+
+
 def options(charge: Charge) -> frozenset[Act]:
     """Name the acts open now."""
     if charge.closing is not None:
@@ -841,13 +853,16 @@ def decide(charge: Charge, observation: Observation, now: datetime, limits: Limi
             decision = _happened(charge, observation, now)
         case Chosen():
             decision = _chosen(charge, observation, now)
+        case Reviewed():
+            decision = _reviewed(charge, observation, now)
         case Woken():
             decision = _woken(charge, now)
         case Crashed():  # pragma: no branch - there is no other: mypy sees to it.
             decision = _crashed(charge, now)
     decision = _scheduled(charge, decision, observation, now, limits)
-    if decision.charge.status is not charge.status:
-        actor = observation.actor if isinstance(observation, Chosen) else "system"
+    reviewed = isinstance(observation, Reviewed) and decision.refusal is None
+    if decision.charge.status is not charge.status or reviewed:
+        actor = observation.actor if isinstance(observation, Chosen | Reviewed) else "system"
         decision = dataclasses.replace(
             decision, charge=decision.charge.noted(now, _what(observation, decision.charge), actor)
         )
@@ -902,7 +917,7 @@ def _with_notices(
     if after.pays_elsewhere_since is not None and before.pays_elsewhere_since is None:
         found += [(Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE), (Audience.CALLER, Topic.OUTCOME)]
     known = {(one.kind, one.payment_intent) for one in before.discrepancies}
-    if any(not one.settled and (one.kind, one.payment_intent) not in known for one in after.discrepancies):
+    if any((one.kind, one.payment_intent) not in known for one in unsettled(after)):
         found.append((Audience.OPERATOR, Topic.DISCREPANCY))
     for audience, topic in dict.fromkeys(found):
         if audience in reaches and not _needless(after, audience, topic, now):
@@ -939,7 +954,7 @@ def _about(charge: Charge, topic: Topic) -> str:
         (error.type, error.code, error.decline_code, error.param),
     )
     if topic is Topic.DISCREPANCY:
-        parts = tuple((one.kind, one.payment_intent) for one in charge.discrepancies if not one.settled)
+        parts = tuple((one.kind, one.payment_intent) for one in unsettled(charge))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -975,7 +990,7 @@ def _is_here(charge: Charge, now: datetime) -> bool:
     )
 
 
-def _what(observation: Observation, charge: Charge) -> str:
+def _what(observation: Observation, charge: Charge) -> str:  # noqa: C901 - one arm for each.
     match observation:
         case Answered(seen=seen, idempotency_key=key):
             return f"{key}: {seen}"
@@ -987,6 +1002,8 @@ def _what(observation: Observation, charge: Charge) -> str:
             return f"{event_type} of {intent.id}"
         case Chosen(act=act, wish=wish):
             return WISH if wish else str(act)
+        case Reviewed():
+            return "reviewed"
         case LookFailed(seen=seen):
             return f"look failed: {seen}"
         case Listed():
@@ -1703,6 +1720,17 @@ def _closed(charge: Charge) -> Decision:
 
 
 # Time, and our own mistakes.
+
+
+def _reviewed(charge: Charge, review: Reviewed, now: datetime) -> Decision:
+    """An operator has looked at what nobody explained. It moves no money, and reopens nothing."""
+    if not unsettled(charge):
+        return _refused(charge, "nothing_to_settle")
+    settled = tuple(
+        found if found.settled else dataclasses.replace(found, settled=BY_OPERATOR, note=review.note, settled_at=now)
+        for found in charge.discrepancies
+    )
+    return _rest(dataclasses.replace(charge, discrepancies=settled))
 
 
 def _woken(charge: Charge, now: datetime) -> Decision:
