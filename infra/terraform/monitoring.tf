@@ -49,6 +49,10 @@ locals {
       lines       = ["an event came without a valid signature"]
       description = "Calls of the webhook without a valid signature."
     }
+    stuck = {
+      lines       = ["a notice waits for long", "a notice reaches nobody", "an account cannot be audited", "a charge cannot be read"]
+      description = "What does not go on by itself, and is logged once or now and then."
+    }
     errors = {
       lines       = []
       where       = "severity>=ERROR"
@@ -194,6 +198,12 @@ locals {
       severity  = "ERROR"
       todo      = "See Error Reporting, and the lines of severity ERROR."
     }
+    stuck = {
+      title    = "Something does not go on by itself"
+      metric   = "stuck"
+      severity = "ERROR"
+      todo     = "A notice that nobody takes, an account that cannot be audited, or a charge that cannot be read: the line says which. No count of errors would show it."
+    }
     late_audit = {
       title    = "The audit is late"
       metric   = "audit_age"
@@ -298,6 +308,7 @@ locals {
     { title = "Seconds since the time up to which was audited", metric = "audit_age" },
     { title = "Tasks that can never work", metric = "dead_letters" },
     { title = "Codes that no table lists", metric = "unlisted_codes" },
+    { title = "What does not go on by itself", metric = "stuck" },
     { title = "Events without a valid signature", metric = "bad_signatures" },
     { title = "Sweeps", metric = "sweeps" },
   ]

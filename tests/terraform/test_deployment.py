@@ -741,13 +741,13 @@ def test_every_metric_is_seen_and_nothing_is_looked_for_that_does_not_exist(prod
         "bad_signatures",
         "errors",
     }
-    assert len(alerts) == 11
-    assert "eleven alerts" in (DEPLOYMENT / "README.md").read_text()
+    assert len(alerts) == 12
+    assert "twelve alerts" in (DEPLOYMENT / "README.md").read_text()
     for alert in alerts.values():
         assert len(alert["documentation"][0]["content"]) > 40
         assert len(alert["notification_channels"]) == 1
     tiles = json.loads(dashboard)["mosaicLayout"]["tiles"]
-    assert len({(tile["xPos"], tile["yPos"]) for tile in tiles}) == len(tiles) == 13
+    assert len({(tile["xPos"], tile["yPos"]) for tile in tiles}) == len(tiles) == 14
 
 
 def test_an_alert_is_made_though_its_metric_is_new(production: Plan) -> None:
@@ -822,6 +822,25 @@ def test_one_charge_that_is_blocked_rings_and_one_that_is_unknown_does_not(small
         'logging_googleapis_com:user_paidonce_decisions{monitored_resource="cloud_run_revision",status="unknown"}'
     )
     assert query == f"sum(increase({decisions}[10m])) > 20"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "a charge cannot be read",
+        "a code that no table lists",
+        "a discrepancy was recorded",
+        "a notice reaches nobody",
+        "a notice waits for long",
+        "a task can never work and was kept as a dead letter",
+        "an account cannot be audited",
+    ],
+)
+def test_what_is_logged_once_rings_by_that_one_line(small: Plan, message: str) -> None:
+    """A count of errors in ten minutes never comes to its limit by what is said once, or once an hour."""
+    of_ours = {"resource.type": "cloud_run_revision", "resource.labels.service_name": "paidonce-notify"}
+    filters = [said["filter"] for kind, said in _conditions(small).values() if kind == "condition_matched_log"]
+    assert any(_matches(each, {**of_ours, "jsonPayload.message": message}) for each in filters)
 
 
 def test_a_sweep_that_has_never_run_rings(small: Plan) -> None:
