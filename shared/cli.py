@@ -106,6 +106,13 @@ def ledger_reopen(restore_point: datetime, *, yes: bool) -> None:
         click.echo("Open, and Stripe knows nothing of them; ask their callers whether they are still wanted:")
         for name in done.unexplained:
             click.echo(f"  {name}")
+    for name, found in done.discrepancies:
+        click.echo(f"  {found.kind}  charge {name}  {found.payment_intent}  {found.settled or 'NOT SETTLED'}")
+    if done.unlisted:
+        click.echo("STRIPE_API_KEY may not list connected accounts, so none was asked. With a key that may, raise")
+        click.echo(
+            "LEDGER_GENERATION and reopen from the same point; until then each charge there is looked for first."
+        )
     if done.unreachable:
         click.echo(
             "Not asked, because Stripe does not let this API key. What was charged there since is not in the ledger, so"
