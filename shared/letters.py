@@ -252,6 +252,8 @@ def _ways(matter: Matter) -> list[str]:
 def _missing(matter: Matter) -> Letter:
     """S7: say what is missing, how that may have come about, and what not to do again."""
     _, charge = matter.gettext, matter.charge
+    if not policy.new_card_helps(charge):
+        return _account_gone(matter)
     param = (charge.last_error.param if charge.last_error else None) or ""
     customer_gone = param == "customer"
     what = (
@@ -295,6 +297,63 @@ def _missing(matter: Matter) -> Letter:
         ),
         footer=_to_owner(matter),
     )
+
+
+def _account_gone(matter: Matter) -> Letter:
+    """Name the account that is gone: it is connected again, or the request was wrong. No card helps."""
+    _, charge = matter.gettext, matter.charge
+    field, account = _absent_account(charge)
+    is_operator = matter.reader.audience is Audience.OPERATOR
+    return Letter(
+        subject=_("A payment of %(amount)s waits: a Stripe account is out of reach") % {"amount": _amount(matter)},
+        paragraphs=tuple(
+            filter(
+                None,
+                (
+                    _("The account %(account)s, which the request names as %(field)s, is not there or shuts us out.")
+                    % {"account": account, "field": field}
+                    if account
+                    else _("An account that the request needs is not there or shuts us out."),
+                    _("Another card changes nothing about that, so the customer is not asked for one."),
+                    _nothing_taken(matter),
+                ),
+            )
+        ),
+        facts=(*_facts(matter), *_seen(matter)),
+        sections=(
+            Section(
+                title=_("How this may have come about"),
+                points=(
+                    _("Its owner disconnected it from the platform, or Stripe closed it."),
+                    _("It never was connected, or only in the other mode: test or live."),
+                    _("The request names another account than was meant."),
+                ),
+            ),
+            Section(
+                title=_("What to do now"),
+                points=(
+                    _("If it is the right account: have its owner connect it again, then use the first command."),
+                    _("If it is not: give this charge up with the second command, and ask for it with another key."),
+                )
+                if is_operator
+                else (_("Connect it to the platform again, and tell whoever runs the platform."),),
+            ),
+        ),
+        commands=(_take_up_again(matter), _give_up(matter)) if is_operator else (),
+        footer=_to_owner(matter),
+    )
+
+
+def _absent_account(charge: Charge) -> tuple[str, str]:
+    """Return the field that names an account which is gone, as callers know it, and the account."""
+    terms, param = charge.terms, (charge.last_error.param if charge.last_error else None) or ""
+    destination = (terms.transfer_data or {}).get("destination")
+    named = {
+        "account": terms.account,
+        "on_behalf_of": terms.on_behalf_of,
+        "transfer_data[destination]": destination and str(destination),
+    }
+    return param if param in named else "account", named.get(param, terms.account) or ""
 
 
 def _pays_elsewhere(matter: Matter) -> Letter:
@@ -483,6 +542,11 @@ def _take_up_again(matter: Matter) -> str:
     return _post(matter, "retry")
 
 
+def _give_up(matter: Matter) -> str:
+    """Return the command that cancels a charge."""
+    return _post(matter, "cancel")
+
+
 def _post(matter: Matter, act: str) -> str:
     url = shlex.quote(f"{matter.charge_url}/{matter.charge.id}/{act}")
     return f'curl -X POST -H "Authorization: Bearer $(gcloud auth print-identity-token)" {url}'
@@ -517,7 +581,7 @@ LETTERS: Final[Mapping[tuple[Audience, Topic], Callable[[Matter], Letter]]] = {
     (Audience.CUSTOMER, Topic.CANCELED): _canceled,
     (Audience.CUSTOMER, Topic.MISSING_OBJECT): _asks_for_card,
     (Audience.ACCOUNT_OWNER, Topic.MISSING_OBJECT): _missing,
-    (Audience.OPERATOR, Topic.MISSING_OBJECT): _missing,  # The platform's own account, or an owner without address.
+    (Audience.OPERATOR, Topic.MISSING_OBJECT): _missing,  # Or in the place of an owner whom Stripe does not name.
     (Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE): _pays_elsewhere,
     (Audience.OPERATOR, Topic.PAYS_ELSEWHERE): _pays_elsewhere,  # Likewise.
     (Audience.OPERATOR, Topic.BLOCKED): _blocked,

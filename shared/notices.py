@@ -137,7 +137,7 @@ class Notifier:
             case Audience.CUSTOMER:
                 return self._customer(charge)
             case Audience.ACCOUNT_OWNER if charge.terms.account is not None:
-                return self._owner(charge.terms.account)
+                return self._owner(charge.terms.account, charge, notice)
             case _:
                 return Reader(audience=Audience.OPERATOR, email=self._sender.operator_email or None)
 
@@ -157,13 +157,18 @@ class Notifier:
             business=seller.name if isinstance(seller, Contact) else None,
         )
 
-    def _owner(self, account: str) -> Reader:
-        """Write to the owner of a connected account; to the operator where that account says no address."""
+    def _owner(self, account: str, charge: Charge, notice: Notice) -> Reader | None:
+        """Write to the owner of a connected account; to the operator where that account says no address.
+
+        None: the operator has a notice of their own that says the same.
+        """
         email = _known(self._contacts.contact_of_account(account)).email
-        if email is None:
-            log.warning("an account says no address, so the operator is told instead", account=account)
-            return Reader(audience=Audience.OPERATOR, email=self._sender.operator_email or None)
-        return Reader(audience=Audience.ACCOUNT_OWNER, email=email)
+        if email is not None:
+            return Reader(audience=Audience.ACCOUNT_OWNER, email=email)
+        if any((one.audience, one.topic) == (Audience.OPERATOR, notice.topic) for one in charge.outbox):
+            return None
+        log.warning("an account says no address, so the operator is told instead", account=account)
+        return Reader(audience=Audience.OPERATOR, email=self._sender.operator_email or None)
 
     def _told(self, charge: Charge, notice: Notice, reader: Reader) -> bool:
         """Tell it. False: it reaches nobody, ever; that is logged for the operator."""

@@ -789,6 +789,11 @@ def needs_person(charge: Charge) -> bool:
     return waiting_on(charge) in {Party.OPERATOR, Party.ACCOUNT_OWNER} or bool(unsettled(charge))
 
 
+def new_card_helps(charge: Charge) -> bool:
+    """Whether another card gets it past its last error: where one is gone, and not where an account is."""
+    return charge.last_error is not None and codes.advice(charge.last_error) is codes.Advice.NEW_CARD
+
+
 def options(charge: Charge) -> frozenset[Act]:
     """Name the acts open now."""
     if charge.closing is not None:
@@ -984,9 +989,10 @@ def _about(charge: Charge, topic: Topic) -> str:
 def _mender(charge: Charge) -> tuple[tuple[Audience, Topic], ...]:
     """Name who must mend a blocked charge, and what they are told."""
     if charge.blocked_on is Party.ACCOUNT_OWNER:  # S7: both parties.
-        missing = ((Audience.ACCOUNT_OWNER, Topic.MISSING_OBJECT), (Audience.CUSTOMER, Topic.MISSING_OBJECT))
-        new_card = charge.last_error is not None and codes.advice(charge.last_error) is codes.Advice.NEW_CARD
-        return missing if new_card else missing[:1]
+        owner, operator = (Audience.ACCOUNT_OWNER, Topic.MISSING_OBJECT), (Audience.OPERATOR, Topic.MISSING_OBJECT)
+        if new_card_helps(charge):
+            return (owner, (Audience.CUSTOMER, Topic.MISSING_OBJECT))
+        return (operator,) if charge.terms.account is None else (owner, operator)  # No card brings an account back.
     internal = charge.last_error is not None and charge.last_error.type == "internal_error"
     return ((Audience.OPERATOR, Topic.BUG if internal else Topic.BLOCKED),)
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -124,6 +124,29 @@ def test_whoever_must_mend_a_charge_next_is_told_as_well() -> None:
     )
     assert about(script, Audience.ACCOUNT_OWNER) == [Topic.MISSING_OBJECT]
     assert about(script, Audience.CUSTOMER) == [Topic.MISSING_OBJECT]
+
+
+@pytest.mark.parametrize(
+    ("terms", "error", "told"),
+    [
+        ({"account": "acct_shop"}, Failure(type="invalid_request_error", code="account_invalid"), "both"),
+        (
+            {"on_behalf_of": "acct_shop"},
+            Failure(type="invalid_request_error", code="resource_missing", param="on_behalf_of"),
+            "operator",
+        ),
+    ],
+    ids=["disconnected", "on behalf of"],
+)
+def test_an_account_that_is_gone_is_told_to_the_operator_and_no_customer_is_asked_for_a_card(
+    terms: dict[str, Any], error: Failure, told: str
+) -> None:
+    """The owner hears as well, where there is another than the operator."""
+    script = Script(limits=EVERYBODY, **terms)
+    script.reply(Seen.MISSING_OBJECT, error=error)
+    assert about(script, Audience.OPERATOR) == [Topic.MISSING_OBJECT]
+    assert about(script, Audience.ACCOUNT_OWNER) == [Topic.MISSING_OBJECT] * (told == "both")
+    assert about(script, Audience.CUSTOMER) == []
 
 
 def test_an_orphan_that_cannot_be_canceled_does_not_tell_the_customer_of_their_decline_again() -> None:

@@ -147,6 +147,53 @@ def test_the_owner_reads_what_is_missing_how_that_came_about_and_what_not_to_do_
         assert title in text
 
 
+ACCOUNT_INVALID: Final = Failure(type="invalid_request_error", code="account_invalid")
+
+
+@pytest.mark.parametrize(
+    ("failure", "terms", "account", "field"),
+    [
+        (ACCOUNT_INVALID, {}, "acct_1RocketRides", "account"),
+        (
+            Failure(type="invalid_request_error", code="resource_missing", param="on_behalf_of"),
+            {"on_behalf_of": "acct_seller"},
+            "acct_seller",
+            "on_behalf_of",
+        ),
+        (
+            Failure(type="invalid_request_error", code="resource_missing", param="transfer_data[destination]"),
+            {"transfer_data": {"destination": "acct_driver"}},
+            "acct_driver",
+            "transfer_data[destination]",
+        ),
+    ],
+    ids=["disconnected", "on behalf of", "destination"],
+)
+def test_an_account_that_is_gone_is_named_to_the_operator_and_no_card_is_asked_for(
+    failure: Failure, terms: dict[str, Any], account: str, field: str
+) -> None:
+    """It is connected again, or the request was wrong: the commands for both are there."""
+    charge = preview.sample(Topic.MISSING_OBJECT)
+    charge = replace(charge, last_error=failure, terms=replace(charge.terms, **terms))
+    text = text_of(charge, Topic.MISSING_OBJECT, audience=Audience.OPERATOR)
+    assert f"The account {account}, which the request names as {field}," in text
+    assert "for another card" not in text
+    assert "The card" not in text
+    for act in ("retry", "cancel"):
+        assert f"https://charge.rides.example/{charge.id}/{act}" in text
+    owners = text_of(charge, Topic.MISSING_OBJECT, audience=Audience.ACCOUNT_OWNER)
+    assert account in owners
+    assert "curl" not in owners
+
+
+def test_an_account_that_nothing_names_is_not_named() -> None:
+    """Our own is meant then."""
+    charge = preview.sample(Topic.MISSING_OBJECT)
+    charge = replace(charge, last_error=ACCOUNT_INVALID, terms=replace(charge.terms, account=None))
+    text = text_of(charge, Topic.MISSING_OBJECT, audience=Audience.OPERATOR)
+    assert "An account that the request needs" in text
+
+
 @pytest.mark.parametrize(
     ("kind", "advice"),
     [

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pytest
 
+from infra.local.stripe.engine import Fault as StripeFault
 from shared.charge import (
     FINAL,
     Attempt,
@@ -523,6 +524,32 @@ def test_an_owner_without_address_has_the_operator_told(office: Office) -> None:
     """Somebody must know."""
     office.record(OWNER, status=Status.BLOCKED, terms={"account": "acct_silent"})
     office.answer()
+    assert [mail["To"] for mail in office.mails] == [OPERATOR]
+
+
+@pytest.mark.parametrize("refuses", [None, StripeFault.FORBIDDEN], ids=["disconnected", "not allowed"])
+def test_an_owner_whom_stripe_does_not_let_us_ask_about_has_the_operator_told(
+    office: Office, refuses: StripeFault | None
+) -> None:
+    """The account was disconnected, or our API key may not read accounts: neither mends itself by waiting."""
+    account = office.world.at_stripe("POST", "/v1/accounts", "email=owner@shop.example")["id"]
+    if refuses is None:
+        office.world.engine.disconnect(account)
+    else:
+        office.world.engine.fail_next(refuses, "accounts.retrieve", times=None)
+    gone = Failure(type="invalid_request_error", code="account_invalid")
+    office.record(OWNER, status=Status.BLOCKED, terms={"account": account}, last_error=gone)
+    assert office.answer().body["result"] == "told"
+    assert [mail["To"] for mail in office.mails] == [OPERATOR]
+    assert account in office.text()
+
+
+def test_an_operator_who_has_a_notice_of_their_own_gets_no_second_in_the_owners_place(office: Office) -> None:
+    """An account that is gone is told to both, and Stripe names no owner of it any more."""
+    about = (Audience.OPERATOR, Topic.MISSING_OBJECT)
+    gone = Failure(type="invalid_request_error", code="account_invalid")
+    office.record(OWNER, about, status=Status.BLOCKED, terms={"account": "acct_silent"}, last_error=gone)
+    assert [office.answer(number).body["result"] for number in (1, 2)] == ["dropped", "told"]
     assert [mail["To"] for mail in office.mails] == [OPERATOR]
 
 

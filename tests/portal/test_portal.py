@@ -19,7 +19,7 @@ from shared.checkout import Checkout
 from shared.ledger import LedgerUnavailable
 from tests.portal.portal import Portal, Seen, declined
 from tests.portal.states import CONFIRM, PAGES, STATES
-from tests.script import answered
+from tests.script import Script, answered
 from tests.world import KEY
 
 ASKS: Final = "pm_card_authenticationRequired"
@@ -99,6 +99,17 @@ def test_an_account_that_is_gone_while_the_card_may_be_charged_is_not_told_as_no
     assert policy.waiting_on(script.charge) is Party.ACCOUNT_OWNER
     assert pages.face(script.charge) == "blocked"
     assert pages.choices(script.charge) == ("cancel",)
+
+
+@pytest.mark.parametrize("code", ["account_invalid", "resource_missing"])
+def test_an_account_that_is_gone_asks_the_customer_for_no_card(code: str) -> None:
+    """None helps: it is not theirs to mend."""
+    param = "on_behalf_of" if code == "resource_missing" else None
+    script = Script(on_behalf_of="acct_gone")
+    error = charges.Failure(type="invalid_request_error", code=code, param=param)
+    script.reply(charges.Seen.MISSING_OBJECT, error=error)
+    assert policy.waiting_on(script.charge) is Party.ACCOUNT_OWNER
+    assert (pages.face(script.charge), pages.choices(script.charge)) == ("blocked", ("cancel",))
 
 
 def test_a_charge_without_a_card_asks_for_one_and_says_who_pays_elsewhere() -> None:
