@@ -1,6 +1,7 @@
 """What people read: complete, in their language, and to be looked at before it is sent."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -9,13 +10,15 @@ import pytest
 from click.testing import CliRunner
 
 from shared import preview
-from shared.charge import Act, Audience, CancelReason, Charge, Closing, Discrepancy, Failure, Status, Topic
-from shared.letters import LETTERS, Matter, Reader, render, write
-from shared.policy import options
+from shared.charge import Act, Audience, CancelReason, Charge, Closing, Discrepancy, Failure, Seen, Status, Topic
+from shared.letters import LETTERS, Matter, Reader, mend, render, write
+from shared.policy import KEY_HORIZON, options
 from shared.words import SUPPORTED
 from tests.notices.office import Office
+from tests.script import CARD_DECLINED, Script, changed, closing, confirming, declined, intent, recorded
 
 DECLINED: Final = (Audience.CUSTOMER, Topic.DECLINED)
+WAYS: Final = ("/retry", "/cancel", "/out-of-band")  # Commands that operators are given, by the end of their address.
 PLACEHOLDER: Final = re.compile(r"%\(|\{\{|\{%")
 
 
@@ -105,8 +108,8 @@ def test_a_card_that_waits_to_be_confirmed_is_not_offered_as_another_try() -> No
 def test_only_ways_that_are_open_are_offered() -> None:
     """While a closing is carried out there is nothing to choose."""
     charge = preview.sample(Topic.DECLINED)
-    closing = Closing(kind="cancel", actor="caller", at=charge.created_at)
-    text = text_of(replace(charge, closing=closing), Topic.DECLINED)
+    ended = Closing(kind="cancel", actor="caller", at=charge.created_at)
+    text = text_of(replace(charge, closing=ended), Topic.DECLINED)
     assert "Use another card" not in text
 
 
@@ -262,6 +265,112 @@ def test_the_operator_reads_what_to_mend(failure: Failure | None, advice: str) -
     """S2, S3, S7 and S11."""
     charge = replace(preview.sample(Topic.BLOCKED), last_error=failure)
     assert advice in text_of(charge, Topic.BLOCKED, audience=Audience.OPERATOR)
+
+
+def _held() -> Script:
+    script = declined()
+    script.choose(Act.RETRY)
+    script.reply(Seen.HELD)
+    return script
+
+
+def _spent() -> Script:
+    script = declined()
+    while script.status() is not Status.BLOCKED:
+        script.choose(Act.RETRY)
+        if script.status() is Status.PENDING:
+            script.reply(Seen.DECLINED, error=CARD_DECLINED)
+    return script
+
+
+def _drifted() -> Script:
+    script = confirming()
+    script.answer(Seen.NO_REPLY)
+    script.reply(Seen.PARAMETERS_DRIFTED, error=Failure(type="idempotency_error"))
+    script.look(Seen.UNCONFIRMED)
+    return script
+
+
+def _stranger() -> Script:
+    script = Script()
+    script.reply(Seen.NO_REPLY)
+    script.wake(KEY_HORIZON)
+    script.listed(intent(script.charge, Seen.SUCCEEDED, "pi_stranger", charge_id=None))
+    return script
+
+
+def _orphan() -> Script:
+    script = changed(declined(), orphans=("pi_orphan",))
+    script.wake()
+    script.reply(Seen.UNAUTHORIZED)
+    return script
+
+
+def _closing_refused(error: Failure) -> Script:
+    script = closing()
+    script.reply(Seen.INVALID, error=error)
+    return script
+
+
+def _api_key() -> Script:
+    script = confirming()
+    script.answer(Seen.UNAUTHORIZED, error=Failure(type="invalid_request_error", code="api_key_expired"))
+    return script
+
+
+def _lost_then_refused() -> Script:
+    script = confirming()
+    script.answer(Seen.NO_REPLY)
+    script.reply(Seen.UNAUTHORIZED, error=Failure(type="invalid_request_error", code="api_key_expired"))
+    return script
+
+
+def _crashed() -> Script:
+    script = recorded()
+    while script.status() is not Status.BLOCKED:
+        script.crash()
+    return script
+
+
+def _account_of_a_closing() -> Script:
+    return _closing_refused(Failure(type="invalid_request_error", code="account_invalid"))
+
+
+@pytest.mark.parametrize(
+    ("way", "said", "commands", "money"),
+    [
+        (_held, "held on the customer's card", ["capture pi_ours", "/cancel"], ""),
+        (_spent, "as often as a charge may be", ["/out-of-band", "/cancel"], "No money was taken."),
+        (_drifted, "a bug of ours", ["retrieve pi_ours", "/retry"], "may still charge the customer"),
+        (_stranger, "If it is for the same sale", ["/retry", "/cancel"], ""),
+        (_orphan, "Check STRIPE_API_KEY: whether", ["/retry"], "No money was taken."),
+        (_api_key, "Check STRIPE_API_KEY: whether", ["/retry"], ""),
+        (_lost_then_refused, "Check STRIPE_API_KEY: whether", ["/retry"], "may still charge the customer"),
+        (_account_of_a_closing, "Have it connected again", ["/retry"], "No money was taken."),
+        (_crashed, "read the stack trace", ["/retry"], "No money was taken."),
+    ],
+    ids=lambda one: getattr(one, "__name__", None),
+)
+def test_the_operator_reads_what_blocks_a_charge_and_what_gets_it_on(
+    way: Callable[[], Script], said: str, commands: list[str], money: str
+) -> None:
+    """By what is recorded of it, not by an older error; and no letter says what is not known of the money."""
+    charge = way().charge
+    assert charge.status is Status.BLOCKED
+    text = text_of(charge, Topic.BLOCKED, audience=Audience.OPERATOR)
+    assert said in text
+    found = [command for command in ("capture pi_ours", "retrieve pi_ours", *WAYS) if f"{command} " in f"{text} "]
+    assert sorted(found) == sorted(commands)
+    for sentence in ("No money was taken.", "may still charge the customer"):
+        assert (sentence in text) == (sentence == money)
+    assert "Nothing is sent again" not in text
+    assert ("keeps its key" in text) == (commands == ["/retry"])
+    assert mend(charge) in text
+
+
+def test_what_a_bank_said_before_the_money_was_held_is_not_told_as_the_reason() -> None:
+    """That was another attempt."""
+    assert "insufficient_funds" not in text_of(_held().charge, Topic.BLOCKED, audience=Audience.OPERATOR)
 
 
 def test_a_long_description_does_not_swamp_the_letter() -> None:
