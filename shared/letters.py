@@ -7,7 +7,7 @@ the two never say different things. A customer is told why in the words of `code
 import functools
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -579,6 +579,38 @@ def _discrepancy(matter: Matter) -> Letter:
         facts=_facts(matter),
         sections=(Section(title=_("What was seen"), points=points),),
         commands=tuple(commands),
+        footer=_to_operator(matter),
+    )
+
+
+def handed_over(matter: Matter, topic: Topic, *, to: Reader, reason: str) -> Letter:
+    """Write to the operator what somebody else was to read, and why no mail server takes it for them."""
+    _, charge = matter.gettext, matter.charge
+    original = write(replace(matter, reader=replace(to, locale=matter.reader.locale)), topic)
+    nobody = {
+        Audience.CUSTOMER: _(
+            "The customer %(name)s cannot be written to: the mail server said no for good (%(reason)s)."
+        )
+        % {"name": charge.terms.customer, "reason": reason},
+        Audience.ACCOUNT_OWNER: _(
+            "The owner of %(name)s cannot be written to: the mail server said no for good (%(reason)s)."
+        )
+        % {"name": charge.terms.account, "reason": reason},
+    }
+    return Letter(
+        subject=_("Somebody could not be told of a payment of %(amount)s") % {"amount": _amount(matter)},
+        paragraphs=(nobody[to.audience], _("This mail is not sent to them again.")),
+        facts=_facts(matter),
+        sections=(
+            Section(title=original.subject, points=original.paragraphs),
+            Section(
+                title=_("What to do"),
+                points=(
+                    _("Tell them in another way, where it matters."),
+                    _("Correct their address at Stripe, so that the next mail arrives."),
+                ),
+            ),
+        ),
         footer=_to_operator(matter),
     )
 

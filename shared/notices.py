@@ -179,12 +179,32 @@ class Notifier:
         if reader.email is None:
             return _unreachable(charge, notice, "no address")
         try:
-            self._mail.send(self._message(charge, notice, reader, reader.email))
+            letter = letters.write(self._matter(charge, reader), notice.topic)
+            self._mail.send(self._message(charge, str(notice.number), reader, reader.email, letter))
         except NotNow as error:
             raise NotYet(str(error)) from error
         except NeverAccepted as error:
+            if reader.audience is Audience.OPERATOR:  # Nobody else would hear of it: their address can be mended.
+                raise NotYet(str(error)) from error
+            self._hand_over(charge, notice, reader, str(error))
             return _unreachable(charge, notice, str(error))
         return True
+
+    def _hand_over(self, charge: Charge, notice: Notice, reader: Reader, reason: str) -> None:
+        """Tell the operator what somebody else should have read, once: then the notice is done with.
+
+        Raises NotYet where the operator cannot be told either: then both are tried again.
+        """
+        email = self._sender.operator_email
+        if self._mail is None or not email:
+            return
+        operator = Reader(audience=Audience.OPERATOR, email=email)
+        matter = self._matter(charge, operator)
+        letter = letters.handed_over(matter, notice.topic, to=reader, reason=reason)
+        try:
+            self._mail.send(self._message(charge, f"{notice.number}.op", operator, email, letter))
+        except (NotNow, NeverAccepted) as error:
+            raise NotYet(str(error)) from error
 
     def _told_caller(self, charge: Charge, notice: Notice) -> bool:
         if self._outcomes is None:
@@ -199,19 +219,18 @@ class Notifier:
             raise NotYet(str(error)) from error
         return True
 
-    def _message(self, charge: Charge, notice: Notice, reader: Reader, email: str) -> EmailMessage:
-        """Write the mail. The same notice has the same Message-ID, however often it is sent."""
-        now, sender = self._clock.now(), self._sender
-        matter = letters.Matter(
-            charge=charge, reader=reader, url=sender.customer_url(charge.id, now), charge_url=sender.charge_url
-        )
-        letter = letters.write(matter, notice.topic)
+    def _matter(self, charge: Charge, reader: Reader) -> letters.Matter:
+        url = self._sender.customer_url(charge.id, self._clock.now())
+        return letters.Matter(charge=charge, reader=reader, url=url, charge_url=self._sender.charge_url)
+
+    def _message(self, charge: Charge, name: str, reader: Reader, email: str, letter: letters.Letter) -> EmailMessage:
+        """Write the mail. The same name of the same charge is the same Message-ID, however often it is sent."""
         text, html = letters.render(letter, reader.locale)
         message = EmailMessage()
-        addressed(message, sender=sender.mail_from, recipient=email)
+        addressed(message, sender=self._sender.mail_from, recipient=email)
         message["Subject"] = letter.subject
-        message["Date"] = format_datetime(now)
-        message["Message-ID"] = f"<{charge.id}.{notice.number}@{domain_of(message)}>"
+        message["Date"] = format_datetime(self._clock.now())
+        message["Message-ID"] = f"<{charge.id}.{name}@{domain_of(message)}>"
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no "out of office" comes back.
         message.set_content(text, cte="quoted-printable")
         message.add_alternative(html, subtype="html", cte="quoted-printable")

@@ -303,13 +303,13 @@ def test_a_notice_that_another_took_the_place_of_while_stripe_was_asked_is_not_t
 
 @pytest.mark.parametrize(
     ("refusal", "status", "again"),
-    [(ServerDown("no route"), 503, True), (NotNow("451 4.7.1"), 409, True), (NeverAccepted("550 5.1.1"), 200, False)],
-    ids=["down", "not now", "never"],
+    [(ServerDown("no route"), 503, True), (NotNow("451 4.7.1"), 409, True), (NeverAccepted("550 5.1.1"), 409, True)],
+    ids=["down", "not now", "never, to the operator either"],
 )
 def test_what_the_mail_server_says_decides_whether_the_task_comes_again(
     office: Office, refusal: Exception, status: int, *, again: bool
 ) -> None:
-    """503 for all mail, 409 for this one, 200 for one that nobody will ever take."""
+    """503 for all mail, 409 for this one; and 409 while it can be handed over to nobody either."""
     office.record(DECLINED)
     office.refuses = refusal  # type: ignore[assignment]
 
@@ -330,7 +330,7 @@ def test_whoever_cannot_be_reached_is_shown_to_the_operator_without_their_addres
 ) -> None:
     """What is lost is somebody's to look into."""
     office.record(DECLINED, customer=office.customer("jo@example.com" if refusal else None))
-    office.refuses = refusal
+    office.refuses, office.refuses_whom = refusal, "jo@example.com"
 
     office.answer()
 
@@ -339,6 +339,47 @@ def test_whoever_cannot_be_reached_is_shown_to_the_operator_without_their_addres
     assert (line["charge"], line["number"], line["audience"], line["topic"]) == (CHARGE_ID, 1, "customer", "declined")
     assert line["reason"] == ("550 5.1.1" if refusal else "no address")
     assert "@" not in json.dumps(line)
+
+
+@pytest.mark.parametrize(
+    "about", [(Audience.OPERATOR, Topic.DISCREPANCY), BLOCKED, (Audience.OPERATOR, Topic.BUG)], ids="-".join
+)
+@pytest.mark.parametrize("reason", ["552 5.2.2", "550 5.1.1"])
+def test_what_the_operator_must_know_is_not_lost_to_a_refusal(
+    office: Office, about: tuple[Audience, Topic], reason: str
+) -> None:
+    """That a customer has paid twice, say: it waits for their address to be mended, for as long as anything waits."""
+    office.record(about, status=Status.BLOCKED, discrepancies=(UNEXPLAINED,))
+    office.refuses = NeverAccepted(reason)
+    assert [office.answer().status for _ in range(3)] == [409] * 3
+    office.world.clock.sleep(NOTICE_FOR - MINUTE)
+    assert office.answer().status == 409
+    office.refuses = None
+    assert office.answer().body["result"] == "told"
+    assert [mail["To"] for mail in office.mails] == [OPERATOR]
+
+
+def test_what_an_owner_cannot_be_told_is_handed_to_the_operator_once(office: Office) -> None:
+    """With what they were to read, and why they did not."""
+    account = office.world.at_stripe("POST", "/v1/accounts", "email=owner@shop.example")["id"]
+    about = (Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE)
+    office.record(about, terms={"account": account}, pays_elsewhere_since=office.world.clock.now())
+    office.refuses, office.refuses_whom = NeverAccepted("550 5.1.1"), "owner@shop.example"
+
+    assert [office.answer().body["result"] for _ in range(2)] == ["dropped", "done before"]
+
+    assert [mail["To"] for mail in office.mails] == [OPERATOR]
+    for said in (f"The owner of {account}", "550 5.1.1", "A customer wants to pay $19.99 in cash or another way"):
+        assert said in " ".join(office.text().split())
+
+
+def test_without_an_operator_nothing_is_handed_over(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is logged."""
+    office = Office(operator_email="")
+    office.record(DECLINED)
+    office.refuses = NeverAccepted("550 5.1.1")
+    assert office.answer().body["result"] == "dropped"
+    assert [line["reason"] for line in errors(capsys)] == ["550 5.1.1"]
 
 
 def test_nothing_that_is_logged_names_whom_it_went_to(office: Office, capsys: pytest.CaptureFixture[str]) -> None:
