@@ -11,7 +11,7 @@ from shared import policy
 from shared.charge import Audience, Charge, Status, Topic
 from shared.ledger import Held, LedgerUnavailable
 from shared.policy import Limits
-from tests.notices.office import Office
+from tests.notices.office import OPERATOR, Office
 from tests.world import FAULTS, QUARANTINE, Fault, World
 
 EVERYBODY = Limits(
@@ -241,10 +241,12 @@ def declined_and_paid(place: Office) -> None:
 
 @pytest.mark.parametrize("scenario", [declined_and_canceled, declined_and_paid], ids=lambda one: one.__name__)
 def test_no_single_fault_loses_a_notice_or_a_promise(scenario: Callable[[Office], None]) -> None:
-    """At every call: whatever is in the outbox is told in the end, under one name however often."""
+    """At every call: all that is in the outbox arrives in the end, nothing is dropped, each under one name."""
     undisturbed = office()
     scenario(undisturbed)
     undisturbed.world.settle()
+    letters = [str(mail["Subject"]) for mail in undisturbed.mails]
+    assert len(letters) == 2, "of the decline, and of how it ended"
     for index, service in enumerate(undisturbed.world.services):
         for fault in FAULTS[service]:
             if fault in {Fault.CUSTOMER_PAYS, Fault.CANCEL}:
@@ -256,5 +258,9 @@ def test_no_single_fault_loses_a_notice_or_a_promise(scenario: Callable[[Office]
             assert place.world.check() == [], where
             for one in place.world.charges():
                 assert one.untold == (), where
+                assert not any(notice.dropped for notice in one.outbox), where  # All of it stayed true.
+                over = letters if one.final else letters[:1]  # What ends it may have met the fault, and been refused.
+                read = dict.fromkeys(str(mail["Subject"]) for mail in place.mails if mail["To"] != OPERATOR)
+                assert list(read) == over, where
             names = [mail["Message-ID"] for mail in place.mails]
             assert len(names) - len(set(names)) <= 1, where  # Twice only where nobody knew, and under one name.
