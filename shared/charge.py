@@ -225,6 +225,11 @@ class Terms:
     statement_descriptor_suffix: str | None = None
     receipt_email: str | None = None
 
+    @property
+    def seller(self) -> str | None:
+        """Return the account whose name the customer's statement shows; None: our own."""
+        return self.on_behalf_of or self.account
+
 
 @dataclass(frozen=True, kw_only=True)
 class Charge:

@@ -166,12 +166,13 @@ def _canceled(matter: Matter) -> Letter:
     reasons = {
         CancelReason.EXPIRED: _("It was not paid in time."),
         CancelReason.REQUESTED: _("It was canceled on request."),
+        CancelReason.BY_STRIPE: _("It was ended by the bank, or by Stripe, which carries out the payment."),
     }
     return _to_customer(
         matter,
         subject=_("Your payment of %(amount)s was canceled"),
         paragraphs=(
-            reasons.get(matter.charge.cancel_reason or CancelReason.BY_STRIPE, ""),
+            reasons[matter.charge.cancel_reason or CancelReason.BY_STRIPE],
             _("No money was taken, and none will be."),
         ),
         closing="",

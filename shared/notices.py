@@ -149,7 +149,7 @@ class Notifier:
         email = terms.receipt_email
         if email is None:
             email = _known(contact).email
-        seller = self._contacts.contact_of_account(terms.on_behalf_of or terms.account)
+        seller = self._contacts.contact_of_account(terms.seller)
         return Reader(
             audience=Audience.CUSTOMER,
             email=email,

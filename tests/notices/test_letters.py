@@ -126,7 +126,7 @@ def test_a_customer_whose_charge_is_tried_again_reads_when_and_that_they_need_do
     [
         (CancelReason.EXPIRED, "It was not paid in time."),
         (CancelReason.REQUESTED, "It was canceled on request."),
-        (CancelReason.BY_STRIPE, ""),
+        (CancelReason.BY_STRIPE, "It was ended by the bank, or by Stripe"),
     ],
 )
 def test_a_customer_reads_why_it_was_canceled(reason: CancelReason, said: str) -> None:

@@ -607,9 +607,10 @@ def test_what_was_given_up_before_it_was_asked_for_has_nobody_to_write_to(office
         ({}, "The Platform"),
         ({"account": "acct_shop"}, "Corner Shop"),
         ({"on_behalf_of": "acct_shop"}, "Corner Shop"),
+        ({"account": "acct_nameless", "on_behalf_of": "acct_shop"}, "Corner Shop"),
         ({"account": "acct_nameless"}, None),
     ],
-    ids=["the platform", "a connected account", "on its behalf", "nameless"],
+    ids=["the platform", "a connected account", "on its behalf", "on another's behalf", "nameless"],
 )
 def test_a_customer_reads_to_whom_they_owe(office: Office, terms: Mapping[str, str], name: str | None) -> None:
     """By the name on their card's statement, where Stripe says it."""

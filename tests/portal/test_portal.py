@@ -16,6 +16,7 @@ from shared import charge as charges
 from shared import links, pages, policy
 from shared.charge import CancelReason, Party, Status
 from shared.checkout import Checkout
+from shared.gateway import Gateway
 from shared.ledger import LedgerUnavailable
 from tests.portal.portal import Portal, Seen, declined
 from tests.portal.states import CONFIRM, PAGES, STATES
@@ -209,6 +210,17 @@ def test_a_seller_whose_name_stripe_does_not_tell_has_none_on_the_page() -> None
     asked = len(world.services)
     world.look()
     assert world.services[asked:] == ["store"]
+
+
+def test_the_page_names_the_seller_that_the_mail_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The account on whose behalf it is charged: its name is on the card's statement."""
+    world = in_state("declined")
+    charge = world.charge()
+    terms = dataclasses.replace(charge.terms, account="acct_platform", on_behalf_of="acct_seller")
+    asked = []
+    monkeypatch.setattr(Gateway, "ask", lambda _gateway, _operation, account, *_more: asked.append(account))
+    world.parts.checkout.seller(dataclasses.replace(charge, terms=terms), world.clock.now())
+    assert asked == [terms.seller] == ["acct_seller"]
 
 
 def test_when_it_is_tried_again_is_told() -> None:
