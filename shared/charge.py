@@ -82,6 +82,7 @@ class Topic(StrEnum):
     BLOCKED = "blocked"
     DISCREPANCY = "discrepancy"
     PAYS_ELSEWHERE = "pays_elsewhere"
+    NOT_NOTED = "not_noted"  # They wanted to pay elsewhere, it soon ends unpaid, and nobody has noted that it was paid.
     BUG = "bug"
     OUTCOME = "outcome"
 

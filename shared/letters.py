@@ -384,6 +384,33 @@ def _pays_elsewhere(matter: Matter) -> Letter:
     )
 
 
+def _not_noted(matter: Matter) -> Letter:
+    """S5: cash that was paid and not noted would end as unpaid."""
+    _, charge = matter.gettext, matter.charge
+    is_operator = matter.reader.audience is Audience.OPERATOR
+    return Letter(
+        subject=_("Has %(amount)s been paid in another way? Nobody has noted it") % {"amount": _amount(matter)},
+        paragraphs=(
+            _("The customer wanted to pay in cash or another way, and nobody has noted that they did."),
+            _("If nobody does, it ends unpaid on %(day)s.") % {"day": day(charge.expires_at, matter.reader.locale)},
+        ),
+        facts=_facts(matter),
+        sections=(
+            Section(
+                title=_("What to do now"),
+                points=(
+                    _("If the money is there, note it with this command.")
+                    if is_operator
+                    else _("If you have the money, tell whoever runs the platform, who notes it."),
+                    _("If it is not, remind the customer, who may still choose to pay by card."),
+                ),
+            ),
+        ),
+        commands=(_note_cash(matter),) if is_operator else (),
+        footer=_to_owner(matter),
+    )
+
+
 # --- To the operator --------------------------------------------------------------------------------------------------
 
 _ = str  # Marks a sentence for translation (`words`).
@@ -727,7 +754,9 @@ LETTERS: Final[Mapping[tuple[Audience, Topic], Callable[[Matter], Letter]]] = {
     (Audience.ACCOUNT_OWNER, Topic.MISSING_OBJECT): _missing,
     (Audience.OPERATOR, Topic.MISSING_OBJECT): _missing,  # Or in the place of an owner whom Stripe does not name.
     (Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE): _pays_elsewhere,
-    (Audience.OPERATOR, Topic.PAYS_ELSEWHERE): _pays_elsewhere,  # Likewise.
+    (Audience.OPERATOR, Topic.PAYS_ELSEWHERE): _pays_elsewhere,  # Who alone can note it.
+    (Audience.ACCOUNT_OWNER, Topic.NOT_NOTED): _not_noted,
+    (Audience.OPERATOR, Topic.NOT_NOTED): _not_noted,
     (Audience.OPERATOR, Topic.BLOCKED): _blocked,
     (Audience.OPERATOR, Topic.DISCREPANCY): _discrepancy,
     (Audience.OPERATOR, Topic.BUG): _bug,

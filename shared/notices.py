@@ -41,6 +41,7 @@ STILL_TRUE: Final[Mapping[Topic, frozenset[Status]]] = {  # A notice is told onl
     Topic.BLOCKED:         frozenset({Status.BLOCKED}),
     Topic.DISCREPANCY:     ALWAYS,                               # Money that nobody can explain, while that is so.
     Topic.PAYS_ELSEWHERE:  ALWAYS,                               # Likewise, while they do.
+    Topic.NOT_NOTED:       ALWAYS,                               # Likewise.
     Topic.BUG:             ALWAYS,                               # It may strike again.
     Topic.OUTCOME:         frozenset(                            # Told with the charge as it is now, if that is one.
         status for status, told in NOTICES.items() if (Audience.CALLER, Topic.OUTCOME) in told
@@ -269,7 +270,7 @@ def is_true(charge: Charge, notice: Notice) -> bool:
     """Say whether a notice still holds, and is not said by a later one as well."""
     if notice.topic is Topic.DISCREPANCY:
         return bool(policy.unsettled(charge))
-    if notice.topic is Topic.PAYS_ELSEWHERE:
+    if notice.topic in {Topic.PAYS_ELSEWHERE, Topic.NOT_NOTED}:
         return charge.pays_elsewhere_since is not None and not charge.final and charge.closing is None
     true_while = STILL_TRUE[notice.topic]
     said_later = any(

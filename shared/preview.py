@@ -60,6 +60,7 @@ STATUSES: Final = {  # In which status of its charge each is written, and after 
     Topic.BLOCKED:         (Status.BLOCKED,         NO_PERMISSION),
     Topic.DISCREPANCY:     (Status.SUCCEEDED,       None),
     Topic.PAYS_ELSEWHERE:  (Status.DECLINED,        NO_MONEY),
+    Topic.NOT_NOTED:       (Status.DECLINED,        NO_MONEY),
     Topic.BUG:             (Status.BLOCKED,         None),
 }
 # fmt: on

@@ -239,14 +239,20 @@ def test_a_customer_whose_card_is_gone_is_offered_another_one_and_not_the_same()
     assert "the same card" not in text
 
 
-def test_who_gets_the_cash_reads_how_to_note_it() -> None:
+@pytest.mark.parametrize(
+    ("topic", "said"),
+    [
+        (Topic.PAYS_ELSEWHERE, "the amount is still owed"),
+        (Topic.NOT_NOTED, "If nobody does, it ends unpaid on December 24, 2026."),
+    ],
+)
+def test_who_gets_the_cash_reads_how_to_note_it(topic: Topic, said: str) -> None:
     """The operator has a command for it; the owner of a connected account asks them."""
-    charge = preview.sample(Topic.PAYS_ELSEWHERE)
+    charge = preview.sample(topic)
     owner, operator = (
-        text_of(charge, Topic.PAYS_ELSEWHERE, audience=audience)
-        for audience in (Audience.ACCOUNT_OWNER, Audience.OPERATOR)
+        text_of(charge, topic, audience=audience) for audience in (Audience.ACCOUNT_OWNER, Audience.OPERATOR)
     )
-    assert "the amount is still owed" in owner
+    assert said in owner
     assert "curl" not in owner
     assert f"https://charge.rides.example/{charge.id}/out-of-band" in operator
 

@@ -186,6 +186,7 @@ TRUE_WHILE: Final[Mapping[Topic, set[Status]]] = {
     Topic.BLOCKED:         {Status.BLOCKED},
     Topic.DISCREPANCY:     set(Status),
     Topic.PAYS_ELSEWHERE:  set(Status) - FINAL,
+    Topic.NOT_NOTED:       set(Status) - FINAL,
     Topic.BUG:             set(Status),
     Topic.OUTCOME:         {*FINAL, Status.ACTION_REQUIRED, Status.DECLINED, Status.BLOCKED},
 }
@@ -259,9 +260,10 @@ def test_a_discrepancy_that_was_settled_meanwhile_is_not_told(office: Office) ->
 @pytest.mark.parametrize(
     "since", [{"pays_elsewhere_since": None}, {"closing": Closing(kind="cancel", actor="caller", at=START)}], ids=str
 )
-def test_a_wish_to_pay_elsewhere_that_is_over_is_not_told(office: Office, since: dict[str, Any]) -> None:
+@pytest.mark.parametrize("topic", [Topic.PAYS_ELSEWHERE, Topic.NOT_NOTED])
+def test_a_wish_to_pay_elsewhere_that_is_over_is_not_told(office: Office, topic: Topic, since: dict[str, Any]) -> None:
     """They pay by card after all, or it is being canceled."""
-    about = (Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE)
+    about = (Audience.ACCOUNT_OWNER, topic)
     office.record(about, **{"pays_elsewhere_since": office.world.clock.now(), **since})
 
     assert office.answer().body["result"] == "dropped"

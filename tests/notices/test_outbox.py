@@ -8,7 +8,7 @@ import pytest
 
 from infra.local.stripe.engine import Fault as StripeFault
 from shared import policy
-from shared.charge import Audience, Charge, Status, Topic
+from shared.charge import Act, Audience, Charge, Chosen, Status, Topic
 from shared.ledger import Held, LedgerUnavailable
 from shared.policy import Limits
 from tests.notices.office import OPERATOR, Office
@@ -221,6 +221,24 @@ def test_a_deployment_without_mail_keeps_no_outbox() -> None:
     world.create(payment_method=DECLINES)
     world.settle()
     assert world.charge().outbox == ()
+
+
+def test_cash_that_nobody_noted_is_called_to_mind_three_days_before_it_ends_unpaid() -> None:
+    """By the charge's own task, or the sweep: nobody else touches it in all that time."""
+    place = office()
+    charge(place, payment_method=DECLINES)
+    wish = Chosen(act=Act.OUT_OF_BAND, actor="customer", wish=True)
+    one = place.world.charge()
+    place.world.parts.charger.act(one.id, wish, version=None)
+    place.world.settle()
+    assert place.world.charge().due_at == one.expires_at - policy.REMIND_BEFORE
+    place.mails.clear()
+    place.world.clock.time = one.expires_at - policy.REMIND_BEFORE
+    for _ in range(3):
+        place.world.sweep()
+        place.world.settle()
+    assert [mail["Subject"] for mail in place.mails] == ["Has $19.99 been paid in another way? Nobody has noted it"]
+    assert place.world.charge().status is Status.DECLINED
 
 
 def declined_and_canceled(place: Office) -> None:
