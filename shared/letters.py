@@ -458,7 +458,7 @@ HELD: Final = Block(
     "",
 )
 SPENT: Final = Block(
-    _("It was tried as often as a charge may be, and is not tried again: card networks fine more."),
+    _("It was tried as often as a charge may be, and is not tried again: card networks fine whoever goes on."),
     _(
         "Agree with the customer on another way to pay, and note it with the first command; or cancel the charge with "
         "the second. A card can only pay for it by a new charge, with another key."
@@ -630,7 +630,10 @@ def handed_over(matter: Matter, topic: Topic, *, to: Reader, reason: str) -> Let
         paragraphs=(nobody[to.audience], _("This mail is not sent to them again.")),
         facts=_facts(matter),
         sections=(
-            Section(title=original.subject, points=original.paragraphs),
+            Section(
+                title=_("What they should have read: %(subject)s") % {"subject": original.subject},
+                points=original.paragraphs,
+            ),
             Section(
                 title=_("What to do"),
                 points=(

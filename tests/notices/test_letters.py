@@ -9,9 +9,10 @@ from typing import Any, Final
 import pytest
 from click.testing import CliRunner
 
-from shared import preview
+from shared import letters, preview
 from shared.charge import Act, Audience, CancelReason, Charge, Closing, Discrepancy, Failure, Seen, Status, Topic
 from shared.letters import LETTERS, Matter, Reader, mend, render, write
+from shared.notices import STILL_TRUE
 from shared.policy import KEY_HORIZON, options
 from shared.words import SUPPORTED
 from tests.notices.office import Office
@@ -30,20 +31,50 @@ def text_of(charge: Charge, topic: Topic, *, audience: Audience = Audience.CUSTO
     return " ".join(render(write(matter, topic), matter.reader.locale)[0].split())
 
 
-@pytest.mark.parametrize("locale", SUPPORTED)
-def test_every_letter_can_be_looked_at_before_anybody_gets_it(tmp_path: Path, locale: str) -> None:
-    """One of each, in every language, with nothing left to be filled in."""
+def test_every_letter_can_be_looked_at_before_anybody_gets_it(tmp_path: Path) -> None:
+    """Each of them, in every language, with nothing left to be filled in."""
     folder = tmp_path / "letters"
 
-    done = CliRunner().invoke(preview.notices, ["preview", str(folder), "--locale", locale])
+    done = CliRunner().invoke(preview.notices, ["preview", str(folder)])
 
     assert done.exit_code == 0, done.output
-    assert len(list(folder.iterdir())) == 2 * len(LETTERS)
+    names = {path.name for path in folder.iterdir()}
+    for locale in SUPPORTED:
+        for ending in ("txt", "html"):
+            for audience, topic in LETTERS:
+                assert any(re.fullmatch(rf"{audience}-{topic}(-\w+)?\.{locale}\.{ending}", name) for name in names)
     for path in folder.iterdir():
         shown = path.read_text()
         assert not PLACEHOLDER.search(shown), path.name
         assert "None" not in shown, path.name
         assert max(map(len, shown.splitlines())) < 998, "as long as a line of a mail may be"
+
+
+def test_whatever_a_letter_can_say_is_in_the_preview() -> None:
+    """Each reason for which one is canceled or blocked, each discrepancy, each thing that is missing."""
+    said = " ".join(" ".join(render(letter, "en")[0].split()) for _, letter in preview.samples("en"))
+    blocks = [block for block in vars(letters).values() if isinstance(block, letters.Block) and block != letters.BUG]
+    assert len(blocks) > 8
+    assert [block.mend for block in blocks if block.mend not in said] == []
+    assert [meaning for meaning in letters.MEANINGS.values() if meaning not in said] == []
+    for sentence in (
+        *("It was not paid in time.", "It was canceled on request.", "It was ended by the bank, or by Stripe"),
+        *("The customer cus_Rk2Jd8xW is not there", "The card pm_1QkXyz is not there", "The account acct_1RocketRides"),
+        *("This is explained nowhere.", "cannot be written to"),
+    ):
+        assert sentence in said
+
+
+def test_one_language_can_be_asked_for(tmp_path: Path) -> None:
+    """As before."""
+    assert CliRunner().invoke(preview.notices, ["preview", str(tmp_path), "--locale", "de"]).exit_code == 0
+    assert {path.name.split(".")[1] for path in tmp_path.iterdir()} == {"de", "json"}
+
+
+def test_what_the_callers_system_hears_is_in_the_preview() -> None:
+    """In each status of which it hears; cash is told as what was paid is."""
+    heard = {body["status"] for _, body in preview.outcomes()}
+    assert heard == STILL_TRUE[Topic.OUTCOME] - {Status.PAID_OUT_OF_BAND}
 
 
 @pytest.mark.parametrize("topic", [Topic.DECLINED, Topic.PAID])
