@@ -40,6 +40,7 @@ ROUTES: Final = Map([Rule("/<string(length=40):name>/<int:number>", methods=["PO
 
 
 @functions_framework.http
+@answer.contained
 @health.told
 @answer.guarded
 def notify(request: flask.Request) -> Answer:

@@ -169,7 +169,7 @@ import functions.{function}
 
 # fmt: off
 LIBRARIES: Final = frozenset(
-    {"flask", "functions_framework", "google", "grpc", "itsdangerous", "msgspec", "requests", "stripe"}
+    {"flask", "functions_framework", "google", "grpc", "itsdangerous", "msgspec", "requests", "stripe", "werkzeug"}
 )
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     # the function   what our modules import at its start, of the packages that are installed
