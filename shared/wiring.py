@@ -171,7 +171,7 @@ def _notifier(parts: Parts) -> "Notifier":
     from shared.mail import Smtp  # noqa: PLC0415
     from shared.notices import Notifier, Sender  # noqa: PLC0415
     from shared.outcomes import SignedPost  # noqa: PLC0415
-    from shared.signing import secrets_of  # noqa: PLC0415
+    from shared.signing import outcome_keys  # noqa: PLC0415
 
     settings = parts.settings
     return Notifier(
@@ -179,7 +179,7 @@ def _notifier(parts: Parts) -> "Notifier":
         contacts=parts.gateway,
         clock=parts.clock,
         mail=Smtp(settings.smtp_url) if settings.smtp_url else None,
-        outcomes=SignedPost(settings.outcome_url, secrets_of(settings)) if settings.outcome_url else None,
+        outcomes=SignedPost(settings.outcome_url, outcome_keys(settings)) if settings.outcome_url else None,
         sender=Sender(
             mail_from=settings.mail_from,
             operator_email=settings.operator_email,
