@@ -234,7 +234,7 @@ class Visit:
         assert outcome is not None, "charges are never deleted"
         return outcome
 
-    def _settled(self, name: str, settle: Callable[[str, str], object]) -> Answer:
+    def _settled(self, name: str, settle: Callable[[str, str, str], object]) -> Answer:
         """Settle something that is no charge."""
         if self._mark() != NO_CHARGE:
             return _answer(self.message("Nothing was done", desk_pages.NOTICES["stale_form"], 403))
@@ -242,7 +242,7 @@ class Visit:
             note = self._note()
         except Problem as wrong:
             return _answer(self.message("Nothing was done", wrong.detail, wrong.status))
-        if settle(name, note) is None:
+        if settle(name, note, self._actor) is None:
             raise NotThere("There is no such thing to settle, or none any more.")
         return _to("/")
 

@@ -42,6 +42,9 @@ class _Time(click.ParamType[datetime]):
         return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
 
 
+_actor = click.option("--actor", default=getpass.getuser, help="Who you are, for whoever reads it later.")
+
+
 @click.group()
 def main() -> None:
     """See and settle what Paidonce cannot settle by itself."""
@@ -103,6 +106,13 @@ def ledger_reopen(restore_point: datetime, *, yes: bool) -> None:
         click.echo("Open, and Stripe knows nothing of them; ask their callers whether they are still wanted:")
         for name in done.unexplained:
             click.echo(f"  {name}")
+    for name, found in done.discrepancies:
+        click.echo(f"  {found.kind}  charge {name}  {found.payment_intent}  {found.settled or 'NOT SETTLED'}")
+    if done.unlisted:
+        click.echo("STRIPE_API_KEY may not list connected accounts, so none was asked. With a key that may, raise")
+        click.echo(
+            "LEDGER_GENERATION and reopen from the same point; until then each charge there is looked for first."
+        )
     if done.unreachable:
         click.echo(
             "Not asked, because Stripe does not let this API key. What was charged there since is not in the ledger, so"
@@ -192,9 +202,6 @@ def find(text: str, account: str | None) -> None:
     click.echo(found)
 
 
-_actor = click.option("--actor", default=getpass.getuser, help="Who you are, for the charge's history.")
-
-
 @main.command()
 @click.argument("charge_id")
 def look(charge_id: str) -> None:
@@ -247,7 +254,7 @@ def settle(name: str, note: str, actor: str) -> None:
     outcome = _or_fail(lambda: parts.charger.review(name, Reviewed(actor=actor, note=note), version=None))
     if outcome is not None:
         _came_to(outcome)
-    elif _or_fail(lambda: parts.desk.settle(name, note)) is None:
+    elif _or_fail(lambda: parts.desk.settle(name, note, actor)) is None:
         _fail("There is no such charge, and no such finding.")
     else:
         click.echo("settled")
@@ -302,9 +309,10 @@ def dead_letters_show(name: str) -> None:
 @dead_letters.command("settle")
 @click.argument("name")
 @click.option("--note", required=True, help="What became of it, for whoever reads it later.")
-def dead_letters_settle(name: str, note: str) -> None:
+@_actor
+def dead_letters_settle(name: str, note: str, actor: str) -> None:
     """Mark a letter as settled, and erase what its caller sent."""
-    if _or_fail(lambda: _parts().letters.settle(name, note)) is None:
+    if _or_fail(lambda: _parts().letters.settle(name, note, actor)) is None:
         _fail("There is no such dead letter.")
     click.echo("settled")
 

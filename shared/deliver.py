@@ -474,6 +474,7 @@ class Charger:
             generation=self._generation,
             api_version=STRIPE_API_VERSION,
             now=self._clock.now(),
+            reaches=self._limits.reaches,
         )
         held = self._insert(self._settled(found, None, self._new_lease()))
         if held is not None:

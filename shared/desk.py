@@ -47,6 +47,7 @@ class Noted(Finding):
     name: str
     at: datetime
     note: str = ""  # What an operator said of it who settled it.
+    settled_by: str = ""
     settled_at: datetime | None = None
 
 
@@ -109,7 +110,7 @@ class Desk:
                     yield _noted(name, stored)
             last = names[-1]
 
-    def settle(self, name: str, note: str) -> Noted | None:
+    def settle(self, name: str, note: str, actor: str) -> Noted | None:
         """Say what became of such a finding. None: there is none of this name. Settled again, it has the last note."""
         while True:
             stored = self._ledger.read(FINDING, name)
@@ -119,6 +120,7 @@ class Desk:
                 **stored.properties,
                 "settled": policy.BY_OPERATOR,
                 "note": note,
+                "settled_by": actor,
                 "settled_at": self._clock.now(),
             }
             try:

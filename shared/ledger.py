@@ -105,7 +105,8 @@ class Ledger:
         Raises Conflict when somebody else wrote it since `held`, and LedgerUnavailable.
         """
         assert charge.id == held.charge.id, "an update is of the charge that is held"
-        charge = replace(charge, version=held.charge.version + 1, updated_at=self._clock.now())
+        version = max(charge.version, held.charge.version) + 1
+        charge = replace(charge, version=version, updated_at=self._clock.now())
         return Held(charge, self._write(CHARGE, charge.id, properties_of(charge), base_version=held.base_version))
 
     def get(self, charge_id: str) -> Held | None:

@@ -342,6 +342,7 @@ CARD_REST: Final = timedelta(
 NOTICE_AGAIN: Final = timedelta(minutes=30)  # When what was not told is put into the queue once more; then
 NOTICE_AGAIN_AT_MOST: Final = timedelta(days=1)  # after as long again as it has waited: the tasks try more often.
 NOTICE_FOR: Final = EXPIRES_AFTER  # After it what nobody takes is given up: who does not hear by then is gone.
+GENERATION_APART: Final = 1_000_000  # Versions and notices of a generation: those of a lost time are not used again.
 NOTICES_KEPT: Final = 20  # Told ones, for each audience: enough to see what was said, far below what an entity holds.
 HERE_FOR: Final = timedelta(minutes=15)  # After an attempt of theirs a customer is taken to be still on the page.
 ATTEMPTS_LIMIT: Final = 20  # Stripe cancels a PaymentIntent that is confirmed too often; the networks frown far sooner.
@@ -422,6 +423,7 @@ def open_charge(  # noqa: PLR0913 - everything that is frozen at the start, each
         updated_at=now,
         expires_at=terms.expires_at or now + EXPIRES_AFTER,
         due_at=now,
+        version=_before_all(generation) + 1,
         generation=generation,
     )
     return _with_new_create(charge, 1).noted(now, "created", "caller")
@@ -456,7 +458,13 @@ def restored(charge: Charge, *, generation: int, lost_since: datetime, now: date
     horizon, and no decline is told before they are past their life. What is not there yet is looked for first.
     """
     charge = dataclasses.replace(
-        charge, generation=generation, lease_owner="", lease_until=None, sweeps=0, swept_until=None
+        charge,
+        version=max(charge.version, _before_all(generation)),
+        generation=generation,
+        lease_owner="",
+        lease_until=None,
+        sweeps=0,
+        swept_until=None,
     )
     if charge.final:
         return charge
@@ -469,6 +477,14 @@ def restored(charge: Charge, *, generation: int, lost_since: datetime, now: date
     if charge.status in {Status.DECLINED, Status.RETRYING}:  # Another card may have been tried since.
         charge = _unknown(dataclasses.replace(charge, next_attempt_at=None))
     return charge.noted(now, "the ledger was restored", "operator")
+
+
+def _before_all(generation: int) -> int:
+    """Return the number below all versions and notices of a generation of the ledger.
+
+    A receiver who has seen one of the lost time takes what comes now for newer, and for something else.
+    """
+    return GENERATION_APART * (generation - 1)
 
 
 def after_restore(charge: Charge, *, restored_at: datetime, lost_since: datetime) -> Charge:
@@ -489,9 +505,13 @@ def recovered(  # noqa: PLR0913 - everything that is known of it, each by its na
     generation: int,
     api_version: str,
     now: datetime,
+    reaches: frozenset[Audience],
     lost_since: datetime | None = None,
 ) -> Charge:
-    """Return the charge that these PaymentIntents, made for it, show: the ledger has none. terms: the original's."""
+    """Return the charge that these PaymentIntents, made for it, show: the ledger has none. terms: the original's.
+
+    Its caller may have been promised to hear of it, and of twice the money the operator hears.
+    """
     ours = tuple(intents)
     first = original(ours)
     name = first.charge_id
@@ -509,6 +529,7 @@ def recovered(  # noqa: PLR0913 - everything that is known of it, each by its na
         updated_at=now,
         expires_at=now + EXPIRES_AFTER,
         due_at=now,
+        version=_before_all(generation) + 1,
         generation=generation,
         restored_at=None if lost_since is None else now,
         lost_since=lost_since,
@@ -518,9 +539,10 @@ def recovered(  # noqa: PLR0913 - everything that is known of it, each by its na
     canceled = all(intent.seen is Seen.CANCELED for intent in ours)
     listed = Listed(payment_intents=ours)
     found = (_adopt(charge, first, now) if canceled else _listed(charge, listed, now)).charge
-    if found.status is not Status.SUCCEEDED or found.payment_intent is None:
-        return found
-    return _discrepancy(found, "paid_without_charge", now, found.payment_intent, settled="the charge was recovered")
+    if found.status is Status.SUCCEEDED and found.payment_intent is not None:
+        how = "the charge was recovered"
+        found = _discrepancy(found, "paid_without_charge", now, found.payment_intent, settled=how)
+    return _with_notices(charge, found, now, reaches)
 
 
 def _with_new_create(charge: Charge, number: int) -> Charge:
@@ -938,7 +960,8 @@ def _outbox(charge: Charge, audience: Audience, topic: Topic, now: datetime) -> 
     last = next((notice for notice in reversed(theirs) if not notice.dropped), None)
     if last is not None and (last.topic, last.about) == (topic, about):
         return charge.outbox
-    number = charge.outbox[-1].number + 1 if charge.outbox else 1
+    last_number = charge.outbox[-1].number if charge.outbox else 0
+    number = max(last_number, _before_all(charge.generation)) + 1
     notice = Notice(number=number, audience=audience, topic=topic, at=now, about=about)
     gone = [one for one in theirs if one.told_at is not None][:-NOTICES_KEPT]
     gone += [one for one in theirs if one.told_at is None and one.topic is topic]

@@ -85,13 +85,17 @@ class Accounts:
 
     def all(self) -> list[str | None]:
         """Name them. Raises StripeUnavailable."""
+        return [None, *(self.connected() or ())]
+
+    def connected(self) -> list[str] | None:
+        """Name the connected ones; None: the API key may not list them. Raises StripeUnavailable."""
         rows = self._gateway.accounts()
         if isinstance(rows, LookFailed):
             if rows.seen in PASSING:
                 raise StripeUnavailable("the connected accounts could not be listed")
             log.warning("the API key may not list connected accounts: only the platform is reconciled", seen=rows.seen)
-            rows = ()
-        return [None, *(str(row["id"]) for row in rows)]
+            return None
+        return [str(row["id"]) for row in rows]
 
     def window(
         self, kind: Kind, account: str | None, since: datetime, until: datetime, **more: object

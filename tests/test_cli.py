@@ -222,14 +222,14 @@ def test_two_who_write_a_dead_letter_at_once_lose_nothing(world: World) -> None:
 
     raced: Any = SimpleNamespace(read=meanwhile, write=ledger.write, record_once=ledger.record_once)
     letters = DeadLetters(ledger=raced, clock=world.clock, keep_for=keep_for)
-    happens += [lambda: others.settle(name, "by another")]
-    assert letters.settle(name, "by me") is not None
-    assert others.read(name) == letters.settle(name, "by me")
+    happens += [lambda: others.settle(name, "by another", "me")]
+    assert letters.settle(name, "by me", "me") is not None
+    assert others.read(name) == letters.settle(name, "by me", "me")
 
     raced.names = lambda _kind, *, after: ["0" * 64, name] if not after else []  # One is deleted meanwhile.
     assert [found for found, _ in letters.all()] == [name]
 
-    happens += [lambda: others.settle(name, "again"), lambda: world.store._entities.pop(("DeadLetter", name))]
+    happens += [lambda: others.settle(name, "again", "me"), lambda: world.store._entities.pop(("DeadLetter", name))]
     raw = json.dumps(REFUSED).encode()
     assert letters.keep(idempotency_key="order-2", body=raw, problem="invalid-body", detail="currency") == name
     assert run(world, "dead-letters", "list").stdout.startswith(name)

@@ -272,9 +272,10 @@ def test_a_finding_that_no_charge_can_keep_is_shown_and_settled(world: World) ->
     assert (found.name, found.kind, found.charge) == ("pi_1-account_differs", "account_differs", NAME)
 
     for note in ("a mistake", REVIEW.note):
-        assert world.parts.desk.settle(found.name, note) is not None
+        assert world.parts.desk.settle(found.name, note, "me") is not None
     assert world.parts.desk.overview().findings.shown == ()
     (settled,) = world.parts.desk.findings()
-    assert (settled.settled, settled.note, settled.at) == (policy.BY_OPERATOR, REVIEW.note, START)
+    assert (settled.settled, settled.note, settled.settled_by) == (policy.BY_OPERATOR, REVIEW.note, "me")
+    assert settled.at == START
     assert not world.parts.ledger.record_once(FINDING, found.name, written)
-    assert world.parts.desk.settle("pi_2-account_differs", "no such") is None
+    assert world.parts.desk.settle("pi_2-account_differs", "no such", "me") is None

@@ -173,11 +173,12 @@ LIBRARIES: Final = frozenset(
 )
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     # the function   what our modules import at its start, of the packages that are installed
-    "charge":        LIBRARIES | {"werkzeug"},
+    "charge":        LIBRARIES,
     "webhook":       LIBRARIES,
     "reconcile":     LIBRARIES,
-    "notify":        LIBRARIES | {"werkzeug", "jinja2", "babel"},
-    "portal":        LIBRARIES | {"werkzeug", "jinja2", "babel"},
+    "notify":        LIBRARIES | {"jinja2", "babel"},
+    "portal":        LIBRARIES | {"jinja2", "babel"},
+    "console":       LIBRARIES | {"jinja2", "babel"},
 }
 # fmt: on
 

@@ -414,7 +414,7 @@ def test_a_task_that_can_never_work_is_shown_and_settled(world: Console) -> None
     assert world.done(f"{path}/settle", {"note": "the shop sends it anew"}, page).location == "/"
     page = world.look(path)
     assert '{"amount": "x"}' not in page.text
-    assert "the shop sends it anew" in page.text
+    assert f"by {OPERATOR}: the shop sends it anew" in page.text
 
 
 def test_what_an_audit_found_is_settled_on_the_first_page(world: Console) -> None:
