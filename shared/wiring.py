@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from shared import api, instance, links, telemetry
+from shared import api, instance, links, log, telemetry
 from shared.charge import Audience, Charge
 from shared.checkout import Checkout
 from shared.clock import Clock, SystemClock
@@ -191,4 +191,11 @@ def _notifier(parts: Parts) -> "Notifier":
 
 def _in_thread(work: Callable[[], object]) -> None:
     """Run beside the request, and log with its trace: a queue that hangs must not make the caller wait."""
-    threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()
+
+    def contained() -> None:
+        try:
+            work()
+        except Exception:  # noqa: BLE001 - Python would write it as plain text, with what it says.
+            log.exception("what runs beside a request ended in an exception")
+
+    threading.Thread(target=contextvars.copy_context().run, args=(contained,), daemon=True).start()

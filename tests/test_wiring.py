@@ -1,5 +1,6 @@
 """Parts are built once, lazily, from the environment; importing a function costs nothing and needs nothing."""
 
+import json
 import os
 import queue
 import subprocess
@@ -134,6 +135,22 @@ def test_what_is_logged_beside_the_request_has_its_trace() -> None:
     with log.within(trace):
         wiring._in_thread(lambda: found.put(log.trace()))
     assert found.get(timeout=10) == trace
+
+
+def test_what_goes_wrong_beside_the_request_is_a_line_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    """Without what it says; Python's own would be plain text, with it."""
+    says = "of jane"  # Not where it is raised: a stack quotes the code.
+
+    def fail() -> None:
+        raise LookupError(says)
+
+    before = set(threading.enumerate())
+    wiring._in_thread(fail)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+    written = capfd.readouterr()
+    assert (written.err, json.loads(written.out)["exception"]) == ("", "LookupError")
+    assert "jane" not in written.out
 
 
 @pytest.mark.parametrize("function", NEEDS)
