@@ -15,7 +15,7 @@ import functions_framework
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 from werkzeug.routing import BaseConverter, Map, Rule
 
-from shared import health, links, log, pages, telemetry, wiring
+from shared import answer, health, links, log, pages, wiring
 from shared.charge import Act, Charge, Chosen, Status
 from shared.checkout import SESSION_PARAMETER, Refused, Unreachable, take_card
 from shared.deliver import Outcome, as_seen
@@ -49,22 +49,22 @@ ROUTES: Final = Map(
 
 
 @functions_framework.http
+@answer.contained
 @health.told
 def portal(request: flask.Request) -> Answer:
     """Show a charge to whoever owes it, and take what they choose."""
-    with telemetry.request(request.headers):
-        parts = wiring.parts("portal")
-        reader = Reader.of(request.headers.get("Accept-Language"))
-        try:
-            return _routed(request, parts, reader)
-        except LinkExpired:
-            page = pages.message(reader, "expired", 410)
-        except LinkInvalid:
-            page = pages.message(reader, "unknown_link", 404)
-        except (LedgerUnavailable, LedgerClosed, Unreachable):
-            log.warning("the customer's page is out of reach of what it shows")
-            page = pages.message(reader, "unavailable", 503)
-        return _answer(page, parts)
+    parts = wiring.parts("portal")
+    reader = Reader.of(request.headers.get("Accept-Language"))
+    try:
+        return _routed(request, parts, reader)
+    except LinkExpired:
+        page = pages.message(reader, "expired", 410)
+    except LinkInvalid:
+        page = pages.message(reader, "unknown_link", 404)
+    except (LedgerUnavailable, LedgerClosed, Unreachable):
+        log.warning("the customer's page is out of reach of what it shows")
+        page = pages.message(reader, "unavailable", 503)
+    return _answer(page, parts)
 
 
 def _routed(request: flask.Request, parts: Parts, reader: Reader) -> Answer:

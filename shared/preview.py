@@ -36,7 +36,7 @@ from shared.gateway import STRIPE_API_VERSION
 from shared.notices import STILL_TRUE
 from shared.policy import ATTEMPTS_LIMIT, UNEXPLAINED, open_charge
 from shared.settings import Settings, SettingsError
-from shared.signing import as_text, secrets_of
+from shared.signing import as_text, outcome_keys
 from shared.words import SUPPORTED
 
 NOW: Final = datetime(2026, 11, 24, 9, tzinfo=UTC)
@@ -162,14 +162,14 @@ def preview(folder: Path, locale: str | None) -> None:
 
 @notices.command()
 def secret() -> None:
-    """Print the secret that outcomes are signed with, as a receiver configures it."""
+    """Print the secret that outcomes are signed with, as a receiver configures it. It signs nothing else."""
     try:
         settings = Settings.from_environment(os.environ)
     except SettingsError as error:
         raise click.ClickException(str(error)) from error
     if not (settings.signing_secrets or settings.stripe_api_key):
         raise click.ClickException("set SIGNING_SECRETS, or STRIPE_API_KEY to derive one from")
-    click.echo(as_text(secrets_of(settings)[0]))
+    click.echo(as_text(outcome_keys(settings)[0]))
 
 
 def samples(locale: str) -> Iterator[tuple[str, letters.Letter]]:

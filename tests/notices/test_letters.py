@@ -419,11 +419,9 @@ def test_a_long_description_does_not_swamp_the_letter() -> None:
     assert charge.status is Status.SUCCEEDED
 
 
-def test_the_secret_that_receivers_need_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the form that libraries take; and without one that is said."""
+def test_without_a_secret_there_is_none_for_receivers_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 1."""
     for name in ("STRIPE_API_KEY", "SIGNING_SECRETS"):
         monkeypatch.delenv(name, raising=False)
-    assert CliRunner().invoke(preview.notices, ["secret"]).exit_code == 1
-    monkeypatch.setenv("SIGNING_SECRETS", "whsec_bmV3IG9uZQ==,whsec_b2xkIG9uZQ==")
     done = CliRunner().invoke(preview.notices, ["secret"])
-    assert (done.exit_code, done.output) == (0, "whsec_bmV3IG9uZQ==\n")
+    assert (done.exit_code, "set SIGNING_SECRETS" in done.output) == (1, True)

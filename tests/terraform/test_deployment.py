@@ -348,6 +348,7 @@ def test_tokens_name_the_address_that_cloud_run_expects(production: Plan) -> Non
     assert {name: url for name, url in urls.items() if name != "outcome"} == {
         name: production.outputs["urls"][name] for name in ("charge", "notify", "portal")
     }
+    assert production.outputs["charge_url"] == production.outputs["urls"]["charge"]
     assert production.outputs["webhook_url"] == f"{production.outputs['urls']['webhook']}/"
 
 
