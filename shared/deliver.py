@@ -618,6 +618,13 @@ class Charger:
 
     def _learn(self, run: Run, observation: Observation) -> Decision:
         decision = policy.decide(run.charge, observation, self._clock.now(), run.limits)
+        if decision.charge.discrepancies_left_out > run.charge.discrepancies_left_out:
+            log.error(
+                "a discrepancy found no room",
+                charge=run.charge.id,
+                payment_intent=getattr(getattr(observation, "payment_intent", None), "id", None),
+                left_out=decision.charge.discrepancies_left_out,
+            )
         run.charge = decision.charge
         run.learned.append(observation)
         if isinstance(observation, Answered | Fetched | Listed | LookFailed):

@@ -341,6 +341,8 @@ NOTICE_AGAIN: Final = timedelta(minutes=30)  # When what was not told is put int
 NOTICE_AGAIN_AT_MOST: Final = timedelta(days=1)  # after as long again as it has waited: the tasks try more often.
 NOTICE_FOR: Final = EXPIRES_AFTER  # After it what nobody takes is given up: who does not hear by then is gone.
 NOTICES_KEPT: Final = 20  # Told ones, for each audience: enough to see what was said, far below what an entity holds.
+DISCREPANCIES_KEPT: Final = 20  # Of each kind: whoever writes our metadata into much crowds out nothing else.
+ORPHANS_KEPT: Final = 100  # Found by events and audits, and not canceled yet.
 HERE_FOR: Final = timedelta(minutes=15)  # After an attempt of theirs a customer is taken to be still on the page.
 ATTEMPTS_LIMIT: Final = 20  # Stripe cancels a PaymentIntent that is confirmed too often; the networks frown far sooner.
 CRASHES_LIMIT: Final = 5  # After so many exceptions of ours in a row a person must look.
@@ -1405,7 +1407,12 @@ def _compared(charge: Charge, compared: Compared, now: datetime) -> Decision:
 def _discrepancy(  # noqa: PLR0913 - what a Discrepancy is made of.
     charge: Charge, kind: str, now: datetime, payment_intent: str, detail: str = "", *, settled: str = ""
 ) -> Charge:
-    """Record it, once: the same kind of the same PaymentIntent is new only if more has been refunded."""
+    """Record it, once: the same kind of the same PaymentIntent is new only if more has been refunded.
+
+    Of each kind `DISCREPANCIES_KEPT` have room. The oldest that is settled goes first; money that was given back is not
+    forgotten. Where all are still to be settled, one more is only counted, and the log says which it was: nothing but
+    giving its money back depends on it, and a person must look at so many anyhow.
+    """
     found = Discrepancy(
         kind=kind,
         at=now,
@@ -1417,7 +1424,13 @@ def _discrepancy(  # noqa: PLR0913 - what a Discrepancy is made of.
     same = [d for d in charge.discrepancies if (d.kind, d.payment_intent) == (kind, payment_intent)]
     if same and (kind != "refunded_at_stripe" or same[-1].detail == detail):
         return charge
-    return dataclasses.replace(charge, discrepancies=(*charge.discrepancies, found))
+    kept = charge.discrepancies
+    if sum(d.kind == kind for d in kept) >= DISCREPANCIES_KEPT:
+        over = next((d for d in kept if d.kind == kind and d.settled and d.kind not in EXTRA), None)
+        if over is None:
+            return dataclasses.replace(charge, discrepancies_left_out=charge.discrepancies_left_out + 1)
+        kept = tuple(d for d in kept if d is not over)
+    return dataclasses.replace(charge, discrepancies=(*kept, found))
 
 
 def _settled(charge: Charge, kinds: frozenset[str], payment_intent: str, how: str, now: datetime) -> Charge:
@@ -1573,8 +1586,11 @@ def _known(charge: Charge, intent: PaymentIntent) -> bool:
 def _another_fetched(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     """Money by another PaymentIntent than the recorded one, confirmed by reading it; or an orphan (rule 6)."""
     if intent.seen in ORPHANED and _is_ours(charge, intent) and (charge.payment_intent is not None or charge.final):
-        new = intent.id not in charge.orphans
-        return _go_on(dataclasses.replace(charge, orphans=(*charge.orphans, intent.id))) if new else _continue(charge)
+        if intent.id in charge.orphans:
+            return _continue(charge)
+        if len(charge.orphans) >= ORPHANS_KEPT:
+            return _continue(_discrepancy(charge, "orphan_not_canceled", now, intent.id, "too many at once"))
+        return _go_on(dataclasses.replace(charge, orphans=(*charge.orphans, intent.id)))
     if intent.seen is not Seen.SUCCEEDED or intent.charge_id != charge.id or _known(charge, intent):
         return _rest(charge)
     if not _agrees(charge, intent):  # It only says that it is this charge's: a person must see why.

@@ -423,6 +423,13 @@ class Reconciler:
             return _without(report, charge.terms.account, "Stripe lets us ask about nothing there")
         new = [found for found in after.discrepancies if found not in charge.discrepancies]
         report = _with(report, *_about(after, new))
+        if after.discrepancies_left_out > charge.discrepancies_left_out:
+            account = charge.terms.account or ""
+            detail = "the charge has no room for another discrepancy"
+            left_out = Finding(
+                kind="left_out", charge=charge.id, payment_intent=payment_intent, account=account, detail=detail
+            )
+            return _with(report, left_out)
         same = (after.status, after.amount_refunded) == (charge.status, charge.amount_refunded)
         if new or not same:
             return report if same else replace(report, corrected=report.corrected + 1)

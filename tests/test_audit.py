@@ -10,8 +10,10 @@ import pytest
 
 from infra.local.stripe.engine import Fault as StripeFault
 from shared import wiring
+from shared.api import view
 from shared.charge import Status, charge_id
 from shared.ledger import properties_of
+from shared.policy import DISCREPANCIES_KEPT
 from shared.reconcile import PAGE, STEPS_A_WRITE, StripeUnavailable
 from shared.store import CHARGE, Stored
 from tests.test_webhook_function import deliver, event
@@ -403,6 +405,26 @@ def test_more_charges_of_a_shard_than_a_page_are_all_held_against_stripe(world: 
     world.clock.sleep(HOUR)
     report = audit(world)
     assert report["in_ledger"] == PAGE + 21
+
+
+def test_a_discrepancy_for_which_a_charge_has_no_room_is_told_all_the_same(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the log, which rings, and in the report; the charge says how many there were."""
+    world.create()
+    for number in range(DISCREPANCIES_KEPT + 1):
+        pay_beside(world, amount=100 + number)
+    capsys.readouterr()
+    report = audit(world)
+    assert findings(report) == [("unexplained_payment", "")] * DISCREPANCIES_KEPT + [("left_out", "")]
+    assert report["agreed"] == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (left_out,) = (line for line in lines if line["message"] == "a discrepancy found no room")
+    assert left_out["severity"] == "ERROR"
+    assert left_out["payment_intent"] == report["findings"][-1]["payment_intent"]
+    charge = world.charge()
+    assert (charge.status, len(charge.discrepancies)) == (Status.SUCCEEDED, DISCREPANCIES_KEPT)
+    assert view(charge)["discrepancies_left_out"] == 1
 
 
 # --- Backfill ---------------------------------------------------------------------------------------------------------
