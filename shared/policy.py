@@ -253,6 +253,7 @@ NOTICES: Final[Mapping[Status, tuple[tuple[Audience, Topic], ...]]] = {
     Status.CANCELED:         ((Audience.CUSTOMER, Topic.CANCELED), (Audience.CALLER, Topic.OUTCOME)),
 }
 CONCLUDES: Final = frozenset({Topic.PAID, Topic.CANCELED})   # Only said to a customer who was told of trouble before.
+ASIDES: Final = frozenset({Topic.DISCREPANCY, Topic.PAYS_ELSEWHERE})  # Said beside how the charge stands: no word on that.
 
 CLOSINGS: Final = frozenset({Act.OUT_OF_BAND, Act.CANCEL})
 EVERY_ACT: Final = frozenset(Act)
@@ -915,14 +916,15 @@ def _with_notices(
 
 
 def _outbox(charge: Charge, audience: Audience, topic: Topic, now: datetime) -> tuple[Notice, ...]:
-    """Return the outbox with one more notice, unless the last word to that audience says the same of the same.
+    """Return the outbox with one more notice, unless the last word of its sort to that audience says the same.
 
     It takes the place of what it says anew and nobody has been told yet. The outbox does not grow for ever, however a
     charge goes back and forth.
     """
-    about = _about(charge, topic)
+    about, aside = _about(charge, topic), topic in ASIDES
     theirs = [notice for notice in charge.outbox if notice.audience is audience]
-    last = next((notice for notice in reversed(theirs) if not notice.dropped), None)
+    alike = (notice for notice in reversed(theirs) if not notice.dropped and (notice.topic in ASIDES) is aside)
+    last = next(alike, None)
     if last is not None and (last.topic, last.about) == (topic, about):
         return charge.outbox
     number = charge.outbox[-1].number + 1 if charge.outbox else 1
@@ -935,7 +937,9 @@ def _outbox(charge: Charge, audience: Audience, topic: Topic, now: datetime) -> 
 def _about(charge: Charge, topic: Topic) -> str:
     """Name what there is to be told of a charge as it stands: when that differs, it is told again."""
     error, closing = charge.last_error or Failure(), charge.closing and charge.closing.kind
-    request, elsewhere = _last_request(charge).idempotency_key, charge.pays_elsewhere_since is not None
+    request = _last_request(charge).idempotency_key
+    # A wish to pay elsewhere is no news to whoever must mend what blocks the charge.
+    elsewhere = topic in {Topic.OUTCOME, Topic.PAYS_ELSEWHERE} and charge.pays_elsewhere_since is not None
     parts: tuple[object, ...] = (
         (charge.status, charge.blocked_on, closing, request, elsewhere),
         (error.type, error.code, error.decline_code, error.param),
