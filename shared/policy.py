@@ -724,6 +724,11 @@ def _settled_by_a_look(attempt: Attempt) -> bool:
     return attempt.settled and attempt.unanswered > 0 and attempt.outcome in SHOWN - NEVER_STALE
 
 
+def _can_be_explained(charge: Charge, attempt: Attempt, now: datetime) -> bool:
+    """Whether its key may be sent again to learn if that was its own doing; of a time that was lost none is."""
+    return _settled_by_a_look(attempt) and not _past_horizon(attempt, now) and charge.restored_at is None
+
+
 def money_may_move(charge: Charge) -> bool:
     """Whether something that was sent may still charge the customer."""
     return charge.status in {Status.UNKNOWN, Status.PROCESSING} or any(
@@ -1281,6 +1286,12 @@ def _unconfirmed(charge: Charge, intent: PaymentIntent, now: datetime) -> Decisi
 
 
 def _came_back(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
+    last = charge.attempts[-1] if charge.attempts else None
+    if last is not None and _can_be_explained(charge, last, now):
+        # Stripe runs a request once per key: it answers the same key with what got lost, and then nothing else will
+        # come of it; or it has never run it, and what a look took for its doing was the customer's, so it is still out.
+        out = dataclasses.replace(last, standing=Standing.OUT, outcome=None)
+        return _go_on(_unknown(charge.with_request(out)))
     error = intent.last_error or _last_request(charge).error or charge.last_error
     asks = intent.last_error is not None and intent.last_error.code == "authentication_required"  # Not: it failed.
     status = Status.ACTION_REQUIRED if asks else Status.DECLINED
