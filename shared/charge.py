@@ -180,6 +180,7 @@ class Discrepancy:
     detail: str = ""
     settled: str = ""  # How it was settled; empty while somebody must look at it.
     settled_at: datetime | None = None
+    note: str = ""  # What an operator said of it who settled it.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -463,6 +464,14 @@ class Chosen:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reviewed:
+    """An operator has looked at every Discrepancy that stood unsettled, and says what became of it."""
+
+    actor: str
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Woken:
     """A delivery began: time has passed."""
 
@@ -476,4 +485,4 @@ class Crashed:
     exception: str
 
 
-Observation = Answered | Fetched | Compared | Listed | LookFailed | Happened | Chosen | Woken | Crashed
+Observation = Answered | Fetched | Compared | Listed | LookFailed | Happened | Chosen | Reviewed | Woken | Crashed

@@ -670,7 +670,7 @@ class _CrossedStore(MemoryStore):
         return self._world.store._put(kind, name, properties)
 
     def _call(self, call: StoreCall, apply: Callable[[], T]) -> T:
-        if call.operation in {"due", "ended", "paid"} and int(call.name) != shard_of(charge_id(None, KEY)):
+        if call.operation in {"attention", "due", "ended", "paid"} and int(call.name) != shard_of(charge_id(None, KEY)):
             return apply()  # An empty shard: one fault there would be like another.
         return self._world.cross(
             "store", f"{call.operation} {call.kind}", apply, lambda: StoreUnavailable("the answer got lost")

@@ -62,6 +62,8 @@ locals {
 # be to trust a pattern: every page of the portal is a link, a mail program or a browser may write one in its own way, and
 # what the pattern misses is a link in the log. What is lost is little: Cloud Run's own metric counts the requests and
 # how they were answered (it is on the dashboard), and our own lines say what was done, without a link.
+# The console's request log is kept: its paths name charges, letters and audits, and an id opens nothing; what an operator
+# looks for is posted, and so in no address. It tells when somebody looked, which no line of ours does.
 # It works on the project's own log buckets. A sink of a folder or an organisation needs one of its own.
 resource "google_logging_project_exclusion" "portal_requests" {
   project     = var.project

@@ -8,6 +8,16 @@ output "webhook_url" {
   value       = "${local.urls.webhook}/"
 }
 
+output "console" {
+  description = "How an operator opens their page: run this, and go to http://localhost:8080 until it is stopped. Only for those whom `operators` names."
+  value       = "gcloud run services proxy ${google_cloudfunctions2_function.function["console"].name} --project=${var.project} --region=${var.region} --port=8080"
+}
+
+output "environment" {
+  description = "Lines for a shell that give paidonce what the functions are told, but for the secrets: eval \"$(terraform output -raw environment)\". Whoever does there what moves a charge tells, and enqueues, as the functions do."
+  value       = join("\n", [for variable in local.functions.reconcile.settings : "export ${variable}='${replace(local.settings[variable], "'", "'\\''")}'" if local.settings[variable] != null])
+}
+
 output "queues" {
   description = "Full names of the Cloud Tasks queues. A caller that asks by task adds its task to `charges`."
   value       = { for name, queue in google_cloud_tasks_queue.queue : name => queue.id }

@@ -19,12 +19,14 @@ REPOSITORY: Final = Path(__file__).parents[2]
 DEPLOYMENT: Final = REPOSITORY / "infra" / "terraform"
 CALLER: Final = "serviceAccount:shop@my-project.iam.gserviceaccount.com"
 TASK_CALLER: Final = "serviceAccount:billing@my-project.iam.gserviceaccount.com"
+OPERATOR: Final = "group:payments@example.com"
 VARIABLES: Final[Mapping[str, Mapping[str, object]]] = {  # What must be said to plan an example.
     "small": {"project": "my-project", "callers": [CALLER]},
     "production": {
         "project": "my-project",
         "callers": [CALLER],
         "task_callers": [TASK_CALLER],
+        "operators": [OPERATOR],
         "bundle": "paidonce.zip",
     },
 }

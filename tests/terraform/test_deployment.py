@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,9 +25,9 @@ from shared.policy import Limits
 from shared.settings import NEEDS, Settings
 from shared.store import INDEXED, DatastoreStore, StoreRefused
 from tests.outages.deployment import QueueSettings
-from tests.terraform.conftest import CALLER, DEPLOYMENT, REPOSITORY, TASK_CALLER, Plan, Workspace
+from tests.terraform.conftest import CALLER, DEPLOYMENT, OPERATOR, REPOSITORY, TASK_CALLER, Plan, Workspace
 
-FUNCTIONS: Final = ("charge", "webhook", "reconcile", "notify", "portal")
+FUNCTIONS: Final = ("charge", "webhook", "reconcile", "notify", "portal", "console")
 
 NOT_SET: Final = {  # Of the contract's variables, those that no deployment sets.
     "CLOUD_TASKS_EMULATOR_HOST",
@@ -38,9 +39,9 @@ OF_THE_PLATFORM: Final = {
     *("OTEL_RESOURCE_ATTRIBUTES", "OTEL_SERVICE_NAME"),  # Read by OpenTelemetry's SDK.
 }
 ONLY_FOR: Final[Mapping[str, set[str]]] = {  # What not every function that reads it from the environment makes use of.
-    "PORTAL_URL": {"charge", "notify", "portal"},
+    "PORTAL_URL": {"charge", "notify", "portal", "console"},
     "RETENTION": {"charge", "reconcile"},
-    "SIGNING_SECRETS": {"charge", "notify", "portal"},
+    "SIGNING_SECRETS": {"charge", "notify", "portal", "console"},
     "SMTP_URL": {"notify"},
     "STRIPE_WEBHOOK_SECRETS": {"webhook"},
 }
@@ -130,6 +131,7 @@ def test_a_function_is_given_what_its_own_code_reads(production: Plan, function:
 
     assert reads - NOT_SET - for_others <= set(_environment(production, function))
     assert not for_others & set(_environment(production, function))
+    assert ONLY_FOR.keys() - for_others <= set(_environment(production, function))
 
 
 def test_a_secret_is_read_by_those_who_are_given_it_and_by_nobody_else(production: Plan) -> None:
@@ -164,12 +166,29 @@ def test_a_new_version_of_a_secret_reaches_those_who_read_it(workspace: Workspac
     assert {number for (_, secret), number in versions.items() if secret != "SIGNING_SECRETS"} == {"1"}
 
 
+def test_a_shell_is_told_what_the_functions_are(production: Plan, small: Plan, workspace: Workspace) -> None:
+    """So that what an operator does from there is enqueued and told like everything else. No secret is among it."""
+    name = "Bob's Shop at $HOME <pay@example.com>"
+    mail = f'  mail = {{ from = "{name}", operator = "ops@example.com" }}'
+    workspace.spoil("examples/small/main.tf", "^  charge_ingress = .*", mail)
+    quoted = workspace.plan("small")
+    but_for_traces = _contract() - {"OTEL_EXPORTER_OTLP_ENDPOINT"}
+    for plan in (production, small, quoted):
+        command = f"{plan.outputs['environment']}\nexec /usr/bin/env -0"
+        told = subprocess.run(["/bin/sh", "-c", command], env={}, capture_output=True, text=True, check=True).stdout
+        read = dict(line.split("=", 1) for line in told.split("\0") if line)
+        given = {name: value for name, value in _variables(plan, "reconcile").items() if name in but_for_traces}
+        assert {name: value for name, value in read.items() if name in _contract()} == given
+    assert _variables(quoted, "reconcile")["MAIL_FROM"] == name
+
+
 # --- Who may do what --------------------------------------------------------------------------------------------------
 
 
 def _who(member: str) -> str:
     ours = re.fullmatch(r"serviceAccount:paidonce-(\w+)@my-project\.iam\.gserviceaccount\.com", member)
-    return ours[1] if ours else {CALLER: "callers", TASK_CALLER: "task_callers"}.get(member, member)
+    named = {CALLER: "callers", TASK_CALLER: "task_callers", OPERATOR: "operators"}
+    return ours[1] if ours else named.get(member, member)
 
 
 def _granted(plan: Plan) -> Iterator[tuple[str, str, str]]:
@@ -257,18 +276,47 @@ def test_no_function_can_delete_a_charge(production: Plan) -> None:
 
 
 def test_only_the_webhook_and_the_portal_are_open_to_the_public(production: Plan, small: Plan) -> None:
-    """Charges are reached from where `charge_ingress` says; the rest only by Cloud Tasks and Cloud Scheduler."""
+    """Charges are reached from where `charge_ingress` says, the console from anywhere, and IAM decides at both.
+
+    The rest only by Cloud Tasks and Cloud Scheduler.
+    """
     for plan in (production, small):
         public = {what for who, _, what in _granted(plan) if who.startswith("all")}
         assert public == {"webhook", "portal"}
         ingress = {function: plan.function(function)["ingress_settings"] for function in FUNCTIONS}
-        assert {function for function in FUNCTIONS if ingress[function] == "ALLOW_ALL"} == {"charge", *public}
+        open_to_all = {function for function in FUNCTIONS if ingress[function] == "ALLOW_ALL"}
+        assert open_to_all == {"charge", "console", *public}
         assert ingress["reconcile"] == ingress["notify"] == "ALLOW_INTERNAL_ONLY"
+
+
+def test_only_operators_open_the_console(production: Plan, small: Plan) -> None:
+    """No caller, no function and nobody else: who comes with a token of another identity is refused by Cloud Run.
+
+    Without operators it is deployed, and nobody can call it.
+    """
+    roles = {"roles/run.invoker", "roles/run.viewer"}  # The second for `gcloud run services proxy`.
+    given = {(who, role) for who, role, what in _granted(production) if what == "console"}
+    assert given == {("operators", role) for role in roles}
+    assert {role for who, role, _ in _granted(production) if who == "operators"} == roles
+    assert "console" in small.all("google_cloudfunctions2_function")
+    assert not [who for who, _, what in _granted(small) if what == "console"]
+
+
+def test_the_console_is_opened_by_a_proxy_to_its_own_address(production: Plan, small: Plan) -> None:
+    """From anywhere, by a command that the deployment says; it costs nothing while nobody has it open."""
+    for plan in (production, small):
+        service = plan.all("google_cloudfunctions2_function")["console"]["name"]
+        assert plan.outputs["console"] == (
+            f"gcloud run services proxy {service} --project=my-project --region=europe-west1 --port=8080"
+        )
+        console = plan.function("console")
+        assert (console["ingress_settings"], console["min_instance_count"]) == ("ALLOW_ALL", 0)
+        assert console["max_instance_count"] < plan.function("portal")["max_instance_count"]
 
 
 def test_by_default_charges_are_asked_for_from_within_the_project(workspace: Workspace) -> None:
     """Who wants more says so."""
-    workspace.spoil("examples/small/main.tf", "^  callers        = .*\n  charge_ingress = .*\n", "")
+    workspace.spoil("examples/small/main.tf", "^  callers        = .*\n  operators .*\n  charge_ingress = .*\n", "")
     plan = workspace.plan("small")
     assert plan.function("charge")["ingress_settings"] == "ALLOW_INTERNAL_ONLY"
     assert {what for who, role, what in _granted(plan) if role == "roles/run.invoker" and what == "charge"} == {
@@ -522,6 +570,7 @@ QUERIES: Final[
     "due": lambda store: store.due(3, NOON, 10),
     "paid": lambda store: store.paid(3, NOON, NOON, 10),
     "ended": lambda store: store.ended(3, NOON, 10),
+    "attention": lambda store: store.attention(3, 10),
     "by_payment_intent": lambda store: store.by_payment_intent("pi_1"),
     "names": lambda store: [*store.names("AuditReport", "", 10), *store.names("AuditReport", "a", 10)],
 }
@@ -591,7 +640,7 @@ def _logged() -> dict[str, set[str]]:
 
 
 def test_the_links_of_customers_are_kept_in_no_log(production: Plan) -> None:
-    """Cloud Run would write the address of each request of the portal, and that is the link."""
+    """Cloud Run would write the address of each request of the portal, and that is the link. Others are kept."""
     exclusion = production.one("google_logging_project_exclusion")
     conditions = exclusion["filter"].split(" AND ")
     assert sorted(conditions) == [
@@ -601,6 +650,14 @@ def test_the_links_of_customers_are_kept_in_no_log(production: Plan) -> None:
     ]
     assert production.all("google_cloudfunctions2_function")["portal"]["name"] == "paidonce-portal"
     assert not exclusion.get("disabled")
+
+
+def test_the_lines_of_every_function_are_counted(production: Plan) -> None:
+    """One that is left out would fail without a sound."""
+    services = {each["name"] for each in production.all("google_cloudfunctions2_function").values()}
+    for metric in production.all("google_logging_metric").values():
+        (named,) = re.findall(r"resource\.labels\.service_name=\((.*?)\)", metric["filter"])
+        assert set(re.findall('"(.*?)"', named)) == services
 
 
 def test_every_metric_counts_a_line_that_is_logged(production: Plan) -> None:

@@ -126,6 +126,7 @@ REFUSED: Final = [  # What cannot work, and what is said about it.
     ),
     ('callers = ["allUsers"]', "may not charge anybody"),
     ('task_callers = ["allAuthenticatedUsers"]', "may not charge anybody"),
+    ('operators = ["allUsers"]', "allAuthenticatedUsers are no operators"),
     ('charge_ingress = "ALLOW_SOME"', "Write ALLOW_INTERNAL_ONLY"),
     ("lease_seconds = 12", "18 to 1500 whole seconds"),
     ("quarantine_seconds = 90000", "at most a day"),
@@ -191,9 +192,9 @@ def test_an_empty_database_never_takes_the_place_of_a_ledger(
     assert bool(said) is bool(complaint)
 
 
-@pytest.mark.parametrize(("function", "refused"), [("charge", False), ("notify", True)])
+@pytest.mark.parametrize(("function", "refused"), [("charge", False), ("notify", True), ("console", True)])
 def test_more_instances_kept_than_there_may_be_are_refused(workspace: Workspace, function: str, refused: bool) -> None:
-    """Four are within the charge function's budget, and beyond the notify function's."""
+    """Four are within the charge function's budget, and beyond the notify function's and the console's."""
     setting = f"  scaling = {{ {function} = {{ min_instances = 4 }} }}"
     workspace.spoil("examples/small/main.tf", "^  charge_ingress = .*", setting)
     complaint = f"{function}: max_instances must not be less than min_instances"
