@@ -345,7 +345,8 @@ NOTICE_AGAIN_AT_MOST: Final = timedelta(days=1)  # after as long again as it has
 NOTICE_FOR: Final = EXPIRES_AFTER  # After it what nobody takes is given up: who does not hear by then is gone.
 GENERATION_APART: Final = 1_000_000  # Versions and notices of a generation: those of a lost time are not used again.
 NOTICES_KEPT: Final = 20  # Told ones, for each audience: enough to see what was said, far below what an entity holds.
-DISCREPANCIES_KEPT: Final = 20  # Of each kind: whoever writes our metadata into much crowds out nothing else.
+DISCREPANCIES_KEPT: Final = 10  # Of each kind: whoever writes our metadata into much crowds out nothing else.
+NOTE_KEPT: Final = 1000  # Characters of what an operator says who settles some; each of them keeps it.
 ORPHANS_KEPT: Final = 100  # Found by events and audits, and not canceled yet.
 HERE_FOR: Final = timedelta(minutes=15)  # After an attempt of theirs a customer is taken to be still on the page.
 ATTEMPTS_LIMIT: Final = 20  # Stripe cancels a PaymentIntent that is confirmed too often; the networks frown far sooner.
@@ -1780,8 +1781,9 @@ def _reviewed(charge: Charge, review: Reviewed, now: datetime) -> Decision:
     """An operator has looked at what nobody explained. It moves no money, and reopens nothing."""
     if not unsettled(charge):
         return _refused(charge, "nothing_to_settle")
+    note = review.note[:NOTE_KEPT]
     settled = tuple(
-        found if found.settled else dataclasses.replace(found, settled=BY_OPERATOR, note=review.note, settled_at=now)
+        found if found.settled else dataclasses.replace(found, settled=BY_OPERATOR, note=note, settled_at=now)
         for found in charge.discrepancies
     )
     return _rest(dataclasses.replace(charge, discrepancies=settled))

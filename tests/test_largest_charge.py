@@ -21,6 +21,7 @@ from shared.charge import (
     Fetched,
     Notice,
     Request,
+    Reviewed,
     Seen,
     Status,
     Topic,
@@ -76,7 +77,14 @@ def largest() -> Charge:
         script.choose(Act.RETRY, return_url="https://pay.example.com/" + "t" * 500)
     charge = script.charge
     discrepancies = tuple(
-        Discrepancy(kind=kind, at=START, payment_intent=PAYMENT_INTENT, detail="d" * 100, settled="s" * 50)
+        Discrepancy(
+            kind=kind,
+            at=START,
+            payment_intent=PAYMENT_INTENT,
+            detail="d" * 100,
+            settled="s" * 50,
+            note=WIDE * policy.NOTE_KEPT,
+        )
         for kind in KINDS_OF_MANY
         for _ in range(policy.DISCREPANCIES_KEPT)
     )
@@ -161,6 +169,20 @@ def test_money_that_was_given_back_is_not_forgotten() -> None:
     before = script.charge
     script.fetched(Seen.SUCCEEDED, name="pi_0")
     assert script.charge == before
+
+
+def test_what_an_operator_has_settled_makes_room_with_the_longest_note() -> None:
+    """It is cut where the charge would grow too large; another of the kind takes the oldest's place."""
+    script = paid()
+    for number in range(policy.DISCREPANCIES_KEPT + 1):
+        script.fetched(Seen.SUCCEEDED, name=f"pi_{number}", amount=5, amount_received=5)
+    assert script.charge.discrepancies_left_out == 1
+    script.observe(Reviewed(actor="me@example.com", note="n" * 5000))
+    script.fetched(Seen.SUCCEEDED, name="pi_another", amount=5, amount_received=5)
+    names = [found.payment_intent for found in script.charge.discrepancies]
+    assert names == [*(f"pi_{number}" for number in range(1, policy.DISCREPANCIES_KEPT)), "pi_another"]
+    assert script.charge.discrepancies[0].note == "n" * policy.NOTE_KEPT
+    assert script.charge.discrepancies_left_out == 1
 
 
 def test_orphans_are_taken_in_up_to_a_bound_and_beyond_it_told_of() -> None:
