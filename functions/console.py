@@ -24,11 +24,12 @@ from shared.desk_pages import Frame, Page
 from shared.gate import LedgerClosed
 from shared.ledger import LedgerUnavailable
 from shared.links import LinkExpired, LinkInvalid
+from shared.policy import NOTE_KEPT
 from shared.settings import Settings, is_loopback
 from shared.wiring import Parts
 
 BODY_LIMIT_BYTES: Final = 16 * 1024  # A note of 1,000 characters, each of them encoded, fits.
-NOTE_LIMIT: Final = 1000
+NOTE_LIMIT: Final = NOTE_KEPT
 TOKEN_HEADERS: Final = ("X-Serverless-Authorization", "Authorization")  # If both are sent, Cloud Run checks the first.
 CHECKED: Final = "SIGNATURE_REMOVED_BY_GOOGLE"  # What Cloud Run puts in the place of a signature that it has checked.
 NO_CHARGE: Final = "nothing"  # What a page showed that is about no charge.

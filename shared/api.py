@@ -294,6 +294,7 @@ def view(charge: Charge, customer_url: str | None = None) -> dict[str, Any]:
         "updated_at": charge.updated_at,
         "succeeded_at": charge.succeeded_at,
         **({} if charge.erased_at is None else {"erased_at": charge.erased_at}),
+        **({"discrepancies_left_out": charge.discrepancies_left_out} if charge.discrepancies_left_out else {}),
     }
     shown: dict[str, Any] = msgspec.to_builtins(body)
     return shown

@@ -271,6 +271,7 @@ class Charge:
     amount_refunded: int = 0
     crashes: int = 0  # Deliveries that ended in an exception of ours since the last that did not.
     discrepancies: tuple[Discrepancy, ...] = ()
+    discrepancies_left_out: int = 0  # For which there was no room. The log says which.
     outbox: tuple[Notice, ...] = ()  # What anybody is to be told, and was told of late.
     history: tuple[Entry, ...] = ()
     succeeded_at: datetime | None = None

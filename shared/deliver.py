@@ -49,7 +49,7 @@ from shared.charge import (
     is_charge_of,
 )
 from shared.clock import Clock
-from shared.gate import Gate
+from shared.gate import Gate, LedgerClosed
 from shared.gateway import STRIPE_API_VERSION
 from shared.ledger import Conflict, Held, Ledger, LedgerUnavailable
 from shared.policy import Decision, Limits, Then
@@ -69,6 +69,7 @@ UNHEARD_PROBES: Final = 2  # One may wait for what Stripe itself waits for.
 BURNT_FAR: Final = timedelta(seconds=30)  # Whose key is burnt waits for a moment that is known: a task hits that.
 PROBE_TASK: Final = timedelta(seconds=15)  # After a probe, that which goes on where it died.
 UNHEARD_APART: Final = timedelta(milliseconds=100)  # Ten a second: Stripe has only just come back.
+UNHEARD_KEPT: Final = 1000  # Callers that a process remembers. More have an outage long enough for them to ask.
 TRIES: Final = 5  # Of an act on a charge that others write at the same moment.
 SWEEP_BATCH: Final = 100  # Charges a shard and run: a run stays far below the function's timeout.
 
@@ -185,6 +186,7 @@ class Charger:
         self._ending = ending
         self._new_owner = new_owner
         self._silence = 0  # Calls in a row that Stripe did not answer, in this process.
+        self._unheard: list[str] = []  # Charges whose callers wait to hear, and the queue took no task for it.
 
     # --- What callers ask for -----------------------------------------------------------------------------------------
 
@@ -198,6 +200,8 @@ class Charger:
         Raises LedgerClosed, as everything here that may lead to a send.
         """
         charge = dataclasses.replace(self._gate.new(charge), epoch=1)
+        if self._unheard:
+            self._beside(self._tell_unheard)
         lease = self._new_lease(task)
         began = self._clock.now()
         known_new = charge.restored_at is None
@@ -225,8 +229,30 @@ class Charger:
         outcome = self._guarded(run, work)
         if Audience.CALLER in self._limits.reaches - limits.reaches and (outcome.crashed or not outcome.durable):
             # What was learned may be recorded all the same, and is not what the answer says.
-            self._beside(lambda: self._make_task(held.charge, lease.until, unheard=True))
+            self._beside(lambda: self._let_hear(held.charge, lease.until))
         return outcome
+
+    def _let_hear(self, charge: Charge, at: datetime) -> None:
+        """Have the caller told how the charge stands by then. While the queue takes no task, this process remembers it.
+
+        A record that stands says nothing of the answer that was given, so there is nobody else who could know.
+        """
+        if not self._make_task(charge, at, unheard=True):
+            log.error("a caller may have to ask how a charge stands", charge=charge.id)
+            if len(self._unheard) < UNHEARD_KEPT:
+                self._unheard.append(charge.id)
+
+    def _tell_unheard(self) -> None:
+        """Record that callers are to be told, of whom only this process knows; from then on the sweep sees to it."""
+        names, self._unheard = self._unheard, []
+        for name in names:
+            try:
+                outcome = self.deliver(name, by_task=True, unheard=True)
+                later = outcome is not None and (outcome.busy or not outcome.durable)
+            except (LedgerUnavailable, LedgerClosed):
+                later = True
+            if later:
+                self._unheard.append(name)
 
     def deliver(
         self,
@@ -639,6 +665,13 @@ class Charger:
 
     def _learn(self, run: Run, observation: Observation) -> Decision:
         decision = policy.decide(run.charge, observation, self._clock.now(), run.limits)
+        if decision.charge.discrepancies_left_out > run.charge.discrepancies_left_out:
+            log.error(
+                "a discrepancy found no room",
+                charge=run.charge.id,
+                payment_intent=getattr(getattr(observation, "payment_intent", None), "id", None),
+                left_out=decision.charge.discrepancies_left_out,
+            )
         run.charge = decision.charge
         run.learned.append(observation)
         if isinstance(observation, Answered | Fetched | Listed | LookFailed):

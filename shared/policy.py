@@ -254,6 +254,7 @@ NOTICES: Final[Mapping[Status, tuple[tuple[Audience, Topic], ...]]] = {
     Status.CANCELED:         ((Audience.CUSTOMER, Topic.CANCELED), (Audience.CALLER, Topic.OUTCOME)),
 }
 CONCLUDES: Final = frozenset({Topic.PAID, Topic.CANCELED})   # Only said to a customer who was told of trouble before.
+ASIDES: Final = frozenset({Topic.DISCREPANCY, Topic.PAYS_ELSEWHERE})  # Said beside how the charge stands: no word on that.
 
 CLOSINGS: Final = frozenset({Act.OUT_OF_BAND, Act.CANCEL})
 EVERY_ACT: Final = frozenset(Act)
@@ -345,6 +346,9 @@ NOTICE_FOR: Final = EXPIRES_AFTER  # After it what nobody takes is given up: who
 GENERATION_APART: Final = 1_000_000  # Versions and notices of a generation: those of a lost time are not used again.
 NOTICES_KEPT: Final = 20  # Told ones, for each audience: enough to see what was said, far below what an entity holds.
 REMIND_BEFORE: Final = timedelta(days=3)  # Of cash that nobody noted, before it ends unpaid: a weekend, and a day.
+DISCREPANCIES_KEPT: Final = 10  # Of each kind: whoever writes our metadata into much crowds out nothing else.
+NOTE_KEPT: Final = 1000  # Characters of what an operator says who settles some; each of them keeps it.
+ORPHANS_KEPT: Final = 100  # Found by events and audits, and not canceled yet.
 HERE_FOR: Final = timedelta(minutes=15)  # After an attempt of theirs a customer is taken to be still on the page.
 ATTEMPTS_LIMIT: Final = 20  # Stripe cancels a PaymentIntent that is confirmed too often; the networks frown far sooner.
 CRASHES_LIMIT: Final = 5  # After so many exceptions of ours in a row a person must look.
@@ -747,6 +751,11 @@ def _settled_by_a_look(attempt: Attempt) -> bool:
     return attempt.settled and attempt.unanswered > 0 and attempt.outcome in SHOWN - NEVER_STALE
 
 
+def _can_be_explained(charge: Charge, attempt: Attempt, now: datetime) -> bool:
+    """Whether its key may be sent again to learn if that was its own doing; of a time that was lost none is."""
+    return _settled_by_a_look(attempt) and not _past_horizon(attempt, now) and charge.restored_at is None
+
+
 def money_may_move(charge: Charge) -> bool:
     """Whether something that was sent may still charge the customer."""
     return charge.status in {Status.UNKNOWN, Status.PROCESSING} or any(
@@ -969,14 +978,15 @@ def _with_notices(
 
 
 def _outbox(charge: Charge, audience: Audience, topic: Topic, now: datetime) -> tuple[Notice, ...]:
-    """Return the outbox with one more notice, unless the last word to that audience says the same of the same.
+    """Return the outbox with one more notice, unless the last word of its sort to that audience says the same.
 
     It takes the place of what it says anew and nobody has been told yet. The outbox does not grow for ever, however a
     charge goes back and forth.
     """
-    about = _about(charge, topic)
+    about, aside = _about(charge, topic), topic in ASIDES
     theirs = [notice for notice in charge.outbox if notice.audience is audience]
-    last = next((notice for notice in reversed(theirs) if not notice.dropped), None)
+    alike = (notice for notice in reversed(theirs) if not notice.dropped and (notice.topic in ASIDES) is aside)
+    last = next(alike, None)
     if last is not None and (last.topic, last.about) == (topic, about):
         return charge.outbox
     last_number = charge.outbox[-1].number if charge.outbox else 0
@@ -990,7 +1000,9 @@ def _outbox(charge: Charge, audience: Audience, topic: Topic, now: datetime) -> 
 def _about(charge: Charge, topic: Topic) -> str:
     """Name what there is to be told of a charge as it stands: when that differs, it is told again."""
     error, closing = charge.last_error or Failure(), charge.closing and charge.closing.kind
-    request, elsewhere = _last_request(charge).idempotency_key, charge.pays_elsewhere_since is not None
+    request = _last_request(charge).idempotency_key
+    # A wish to pay elsewhere is no news to whoever must mend what blocks the charge.
+    elsewhere = topic in {Topic.OUTCOME, Topic.PAYS_ELSEWHERE} and charge.pays_elsewhere_since is not None
     parts: tuple[object, ...] = (
         (charge.status, charge.blocked_on, closing, request, elsewhere),
         (error.type, error.code, error.decline_code, error.param),
@@ -1349,6 +1361,12 @@ def _unconfirmed(charge: Charge, intent: PaymentIntent, now: datetime) -> Decisi
 
 
 def _came_back(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
+    last = charge.attempts[-1] if charge.attempts else None
+    if last is not None and _can_be_explained(charge, last, now):
+        # Stripe runs a request once per key: it answers the same key with what got lost, and then nothing else will
+        # come of it; or it has never run it, and what a look took for its doing was the customer's, so it is still out.
+        out = dataclasses.replace(last, standing=Standing.OUT, outcome=None)
+        return _go_on(_unknown(charge.with_request(out)))
     error = intent.last_error or _last_request(charge).error or charge.last_error
     asks = intent.last_error is not None and intent.last_error.code == "authentication_required"  # Not: it failed.
     status = Status.ACTION_REQUIRED if asks else Status.DECLINED
@@ -1479,7 +1497,12 @@ def _compared(charge: Charge, compared: Compared, now: datetime) -> Decision:
 def _discrepancy(  # noqa: PLR0913 - what a Discrepancy is made of.
     charge: Charge, kind: str, now: datetime, payment_intent: str, detail: str = "", *, settled: str = ""
 ) -> Charge:
-    """Record it, once: the same kind of the same PaymentIntent is new only if more has been refunded."""
+    """Record it, once: the same kind of the same PaymentIntent is new only if more has been refunded.
+
+    Of each kind `DISCREPANCIES_KEPT` have room. The oldest that is settled goes first; money that was given back is not
+    forgotten. Where all are still to be settled, one more is only counted, and the log says which it was: nothing but
+    giving its money back depends on it, and a person must look at so many anyhow.
+    """
     found = Discrepancy(
         kind=kind,
         at=now,
@@ -1491,7 +1514,13 @@ def _discrepancy(  # noqa: PLR0913 - what a Discrepancy is made of.
     same = [d for d in charge.discrepancies if (d.kind, d.payment_intent) == (kind, payment_intent)]
     if same and (kind != "refunded_at_stripe" or same[-1].detail == detail):
         return charge
-    return dataclasses.replace(charge, discrepancies=(*charge.discrepancies, found))
+    kept = charge.discrepancies
+    if sum(d.kind == kind for d in kept) >= DISCREPANCIES_KEPT:
+        over = next((d for d in kept if d.kind == kind and d.settled and d.kind not in EXTRA), None)
+        if over is None:
+            return dataclasses.replace(charge, discrepancies_left_out=charge.discrepancies_left_out + 1)
+        kept = tuple(d for d in kept if d is not over)
+    return dataclasses.replace(charge, discrepancies=(*kept, found))
 
 
 def _settled(charge: Charge, kinds: frozenset[str], payment_intent: str, how: str, now: datetime) -> Charge:
@@ -1647,8 +1676,11 @@ def _known(charge: Charge, intent: PaymentIntent) -> bool:
 def _another_fetched(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     """Money by another PaymentIntent than the recorded one, confirmed by reading it; or an orphan (rule 6)."""
     if intent.seen in ORPHANED and _is_ours(charge, intent) and (charge.payment_intent is not None or charge.final):
-        new = intent.id not in charge.orphans
-        return _go_on(dataclasses.replace(charge, orphans=(*charge.orphans, intent.id))) if new else _continue(charge)
+        if intent.id in charge.orphans:
+            return _continue(charge)
+        if len(charge.orphans) >= ORPHANS_KEPT:
+            return _continue(_discrepancy(charge, "orphan_not_canceled", now, intent.id, "too many at once"))
+        return _go_on(dataclasses.replace(charge, orphans=(*charge.orphans, intent.id)))
     if intent.seen is not Seen.SUCCEEDED or intent.charge_id != charge.id or _known(charge, intent):
         return _rest(charge)
     if not _agrees(charge, intent):  # It only says that it is this charge's: a person must see why.
@@ -1783,8 +1815,9 @@ def _reviewed(charge: Charge, review: Reviewed, now: datetime) -> Decision:
     """An operator has looked at what nobody explained. It moves no money, and reopens nothing."""
     if not unsettled(charge):
         return _refused(charge, "nothing_to_settle")
+    note = review.note[:NOTE_KEPT]
     settled = tuple(
-        found if found.settled else dataclasses.replace(found, settled=BY_OPERATOR, note=review.note, settled_at=now)
+        found if found.settled else dataclasses.replace(found, settled=BY_OPERATOR, note=note, settled_at=now)
         for found in charge.discrepancies
     )
     return _rest(dataclasses.replace(charge, discrepancies=settled))

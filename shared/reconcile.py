@@ -42,7 +42,8 @@ AUDIT_EVERY: Final = timedelta(days=1)
 ERASE_EVERY: Final = timedelta(days=1)  # Until nothing is left to be erased that day.
 AUDIT_DELAY: Final = timedelta(minutes=15)  # What is younger may still be on its way into the ledger.
 OVERLAP: Final = timedelta(hours=1)  # Of two periods: clocks differ, and lists may lag.
-PUT_OFF_FOR: Final = timedelta(days=3)  # How long an event that cannot be applied holds the backfill back.
+PUT_OFF_FOR: Final = timedelta(days=3)  # How long an event that cannot be applied is tried again.
+PUT_OFF_KEPT: Final = 100  # Moments of such events; with more of them an account waits until they can be applied.
 WINDOW: Final = timedelta(days=1)
 SHORTEST_WINDOW: Final = timedelta(seconds=2)
 ORPHAN_AGE: Final = timedelta(hours=1)  # A younger PaymentIntent may be about to be recorded.
@@ -226,28 +227,43 @@ class Reconciler:
         done = Backfilled()
         began = self._clock.now()
         for account in self._accounts.all():
-            name = f"backfill-{account or 'platform'}"
-            position = max(self._last(name, OVERLAP), began - EVENTS_KEPT)
             done.accounts += 1
-            while position < began:
-                if not has_time():
-                    done.finished = False
-                    return done
-                try:
-                    rows, end = self._accounts.window(
-                        Kind.EVENTS, account, position, began, types=EVENT_TYPES, delivery_success=False
-                    )
-                except (StripeUnavailable, AccountUnreachable):
-                    done.failed.append(account or "platform")
-                    break
-                put_off = self._apply(rows, done)
-                stuck = min((at for at in put_off if at > began - PUT_OFF_FOR), default=None)
-                self._mark(name, stuck or end)
-                if stuck is not None:
-                    break
-                position = end
+            if not self._catch_up(account, began, has_time, done):
+                done.finished = False
+                return done
         self._mark("backfill", began)
         return done
+
+    def _catch_up(self, account: str | None, began: datetime, has_time: Callable[[], bool], done: Backfilled) -> bool:
+        """Apply an account's events up to now, what earlier runs put off first. False: that needs more time.
+
+        An event that cannot be applied now holds up no other: it is kept, by when it happened, for the runs to come.
+        """
+        name = f"backfill-{account or 'platform'}"
+        reached = max(self._last(name), began - EVENTS_KEPT)
+        position = max(reached - OVERLAP, began - EVENTS_KEPT)
+        put_off = {at for at in self._put_off(name) if at > began - PUT_OFF_FOR}
+        windows = [(at, at) for at in sorted(put_off) if at < position]  # The others are met on the way.
+        while windows or position < began:
+            if not has_time():
+                return False
+            since, until = windows.pop(0) if windows else (position, began)
+            try:
+                rows, end = self._accounts.window(
+                    Kind.EVENTS, account, since, until, types=EVENT_TYPES, delivery_success=False
+                )
+            except (StripeUnavailable, AccountUnreachable):
+                done.failed.append(account or "platform")
+                return True
+            position, reached = max(position, end), max(reached, end)
+            put_off = {at for at in put_off if not since <= at <= end}
+            put_off |= {at for at in self._apply(rows, done) if at > began - PUT_OFF_FOR}
+            kept = sorted(put_off)
+            too_many = kept[PUT_OFF_KEPT:]
+            self._put(name, {"at": min([reached, *too_many]), "put_off": kept[:PUT_OFF_KEPT]})
+            if too_many:  # Then it is not this event or that, and going on is no help.
+                return True
+        return True
 
     def _apply(self, rows: Rows, done: Backfilled) -> list[datetime]:
         """Apply events, the oldest first. Returns when those happened that cannot be applied now."""
@@ -428,6 +444,13 @@ class Reconciler:
             return _without(report, charge.terms.account, "Stripe lets us ask about nothing there")
         new = [found for found in after.discrepancies if found not in charge.discrepancies]
         report = _with(report, *_about(after, new))
+        if after.discrepancies_left_out > charge.discrepancies_left_out:
+            account = charge.terms.account or ""
+            detail = "the charge has no room for another discrepancy"
+            left_out = Finding(
+                kind="left_out", charge=charge.id, payment_intent=payment_intent, account=account, detail=detail
+            )
+            return _with(report, left_out)
         same = (after.status, after.amount_refunded) == (charge.status, charge.amount_refunded)
         if new or not same:
             return report if same else replace(report, corrected=report.corrected + 1)
@@ -491,10 +514,15 @@ class Reconciler:
 
     # --- Where we are ------------------------------------------------------------------------------------------------
 
-    def _last(self, name: str, before: timedelta = timedelta()) -> datetime:
+    def _last(self, name: str) -> datetime:
         stored = self._ledger.read(PROGRESS, name)
         at = None if stored is None else stored.properties.get("at")
-        return at - before if isinstance(at, datetime) else datetime.min.replace(tzinfo=self._clock.now().tzinfo)
+        return at if isinstance(at, datetime) else datetime.min.replace(tzinfo=self._clock.now().tzinfo)
+
+    def _put_off(self, name: str) -> list[datetime]:
+        stored = self._ledger.read(PROGRESS, name)
+        times = None if stored is None else stored.properties.get("put_off")
+        return msgspec.convert(times or [], list[datetime])
 
     def _mark(self, name: str, at: datetime) -> None:
         self._put(name, {"at": at})

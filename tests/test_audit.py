@@ -1,7 +1,8 @@
 """Backfill and audit: what Stripe says against the ledger, both ways, and what becomes of it."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import pytest
 
 from infra.local.stripe.engine import Fault as StripeFault
-from shared import wiring
-from shared.charge import Status, charge_id
+from shared import gateway, reconcile, wiring
+from shared.api import view
+from shared.charge import Happened, Status, charge_id
+from shared.deliver import LookUnavailable
 from shared.ledger import properties_of
+from shared.policy import DISCREPANCIES_KEPT
 from shared.reconcile import PAGE, STEPS_A_WRITE, StripeUnavailable
 from shared.store import CHARGE, Stored
 from tests.test_webhook_function import deliver, event
@@ -405,7 +409,113 @@ def test_more_charges_of_a_shard_than_a_page_are_all_held_against_stripe(world: 
     assert report["in_ledger"] == PAGE + 21
 
 
+def test_a_discrepancy_for_which_a_charge_has_no_room_is_told_all_the_same(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the log, which rings, and in the report; the charge says how many there were."""
+    world.create()
+    for number in range(DISCREPANCIES_KEPT + 1):
+        pay_beside(world, amount=100 + number)
+    capsys.readouterr()
+    report = audit(world)
+    assert findings(report) == [("unexplained_payment", "")] * DISCREPANCIES_KEPT + [("left_out", "")]
+    assert report["agreed"] == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (left_out,) = (line for line in lines if line["message"] == "a discrepancy found no room")
+    assert left_out["severity"] == "ERROR"
+    assert left_out["payment_intent"] == report["findings"][-1]["payment_intent"]
+    charge = world.charge()
+    assert (charge.status, len(charge.discrepancies)) == (Status.SUCCEEDED, DISCREPANCIES_KEPT)
+    assert view(charge)["discrepancies_left_out"] == 1
+
+
 # --- Backfill ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list that has more than one event is too long: each is in a window of its own."""
+    monkeypatch.setattr(gateway, "PAGE_SIZE", 1)
+    monkeypatch.setattr(gateway, "RECONCILED_PAGES", 1)
+
+
+def debits(world: World, count: int) -> None:
+    """Have customers pay by bank debit, an hour apart, and let all events be lost: the ledger knows of no end."""
+    for number in range(count):
+        world.create(key=f"order-{number}", payment_method="pm_usBankAccount_success")
+        world.clock.sleep(HOUR)
+    world.engine.drop_deliveries()
+    world.clock.sleep(HOUR)
+    world.backfill()
+    for _ in range(5 * 24):
+        world.clock.sleep(HOUR)
+        world.engine.run_due()
+    world.engine.drop_deliveries()
+
+
+def statuses(world: World, count: int) -> list[Status]:
+    """Return how the debits stand."""
+    return [world.charge(f"order-{number}").status for number in range(count)]
+
+
+@contextlib.contextmanager
+def not_to_be_applied(world: World, *keys: str) -> Iterator[None]:
+    """Let the events of these charges meet what cannot be read just now."""
+    names = {charge_id(None, key) for key in keys}
+    observe = world.parts.charger.observe
+
+    def observed(event: Happened) -> str:
+        if event.payment_intent.charge_id in names:
+            raise LookUnavailable(event.payment_intent.id)
+        return observe(event)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.parts.charger, "observe", observed)
+        yield
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_an_event_that_cannot_be_applied_holds_up_no_other(world: World) -> None:
+    """Those that come after it are applied in the same run; it is, once that works, however much later they are."""
+    debits(world, 3)
+    with not_to_be_applied(world, "order-0"):
+        done = world.backfill()
+        assert (done["put_off"], done["finished"], done["failed"]) == (1, True, [])
+        for _ in range(3):
+            world.clock.sleep(3 * HOUR)  # Beyond the hour that is read twice anyhow.
+            assert (world.backfill()["put_off"], world.backfill()["events"]) == (1, 1)
+    assert statuses(world, 3) == [Status.PROCESSING, Status.SUCCEEDED, Status.SUCCEEDED]
+    assert (world.backfill()["put_off"], world.backfill()["events"]) == (0, 0)
+    assert statuses(world, 3) == [Status.SUCCEEDED] * 3
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_an_account_waits_where_too_many_events_cannot_be_applied(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it is not this event or that: none is passed by, and all are taken up once that works."""
+    monkeypatch.setattr(reconcile, "PUT_OFF_KEPT", 2)
+    debits(world, 5)
+    with not_to_be_applied(world, *(f"order-{number}" for number in range(5))):
+        assert world.backfill()["put_off"] == 3
+        world.clock.sleep(3 * HOUR)
+        assert world.backfill()["put_off"] == 3
+    world.backfill()
+    assert statuses(world, 5) == [Status.SUCCEEDED] * 5
+
+
+@pytest.mark.usefixtures("one_by_one")
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_backfill_that_runs_out_of_time_goes_on_where_it_was(world: World, steps: int) -> None:
+    """What was put off is not forgotten, and what was done is not done again."""
+    debits(world, 3)
+    with not_to_be_applied(world, "order-1"):
+        events = world.backfill()["events"]
+    calls = 0
+    while not world.parts.reconciler.backfill(iter([True] * steps + [False]).__next__).finished:
+        calls += 1
+        assert calls < events * 10
+    assert statuses(world, 3) == [Status.SUCCEEDED] * 3
 
 
 def test_an_event_that_stripe_could_not_deliver_is_taken_up(world: World) -> None:
@@ -433,7 +543,7 @@ def test_a_backfill_goes_on_from_where_it_was(world: World) -> None:
         world.clock.sleep(HOUR)
 
 
-def test_an_event_that_cannot_be_applied_holds_the_backfill_back_for_a_while(world: World) -> None:
+def test_an_event_that_cannot_be_applied_is_tried_again_for_a_while(world: World) -> None:
     """It is tried again; after three days it is passed by, since the ledger looks by itself."""
     world.create(payment_method="pm_usBankAccount_success")
     world.engine.drop_deliveries()

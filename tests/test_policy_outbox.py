@@ -215,6 +215,45 @@ def test_each_new_discrepancy_is_told_and_all_that_are_left_together() -> None:
     assert about(script, Audience.OPERATOR) == [Topic.DISCREPANCY] * 2
 
 
+@pytest.mark.parametrize("are_told", [True, False], ids=["told", "nobody listens"])
+@pytest.mark.parametrize(
+    ("seen", "error"),
+    [
+        (Seen.INVALID, Failure(type="invalid_request_error", code="parameter_unknown")),
+        (Seen.MISSING_OBJECT, Failure(type="invalid_request_error", code="resource_missing", param="payment_method")),
+    ],
+)
+def test_a_wish_to_pay_in_cash_does_not_tell_again_whoever_must_mend_the_charge(
+    seen: Seen, error: Failure, *, are_told: bool
+) -> None:
+    """Nothing is new to them; it is to the caller, and to whoever is to get the cash."""
+    script = confirming()
+    script.answer(seen, error=error)
+    menders = [(notice.audience, notice.topic) for notice in script.charge.outbox if notice.topic is not Topic.OUTCOME]
+    assert menders
+    before = script.charge.outbox
+    if are_told:
+        tell(script)
+    script.choose(Act.OUT_OF_BAND, wish=True)
+    assert script.status() is Status.BLOCKED
+    new = [(notice.audience, notice.topic) for notice in script.charge.outbox if notice.number > before[-1].number]
+    assert new == [(Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE), (Audience.CALLER, Topic.OUTCOME)]
+    kept = [(notice.audience, notice.topic) for notice in script.charge.outbox if notice.number <= before[-1].number]
+    assert kept[: len(menders)] == menders
+
+
+def test_a_word_beside_how_the_charge_stands_does_not_have_that_told_again() -> None:
+    """The API key works now and then; in between somebody's copy of our metadata is found, and told of."""
+    script = confirming()
+    script.answer(Seen.UNAUTHORIZED, error=REFUSED)
+    tell(script)
+    script.fetched(Seen.SUCCEEDED, name="pi_other", amount=5, amount_received=5)
+    tell(script)
+    unheard(script)
+    refused(script)
+    assert about(script, Audience.OPERATOR) == [Topic.BLOCKED, Topic.DISCREPANCY]
+
+
 # --- Again, less and less often ---------------------------------------------------------------------------------------
 
 

@@ -60,6 +60,17 @@ def recover(*intents: PaymentIntent, lost_since: datetime | None = None, at: tim
     )
 
 
+def test_a_key_of_the_lost_time_is_not_sent_again_to_explain_what_a_look_showed() -> None:
+    """The customer fails at the bank: that is told once no key of that time can act any more."""
+    script = confirming()
+    script.answer(Seen.NO_REPLY)
+    script.fetched(Seen.ACTION_REQUIRED)
+    restored(script)
+    script.look(Seen.UNCONFIRMED, last_error=CARD_DECLINED)
+    assert script.status() is Status.UNKNOWN
+    assert isinstance(script.step(), Fetch)
+
+
 def test_a_key_of_the_lost_time_is_never_sent_again() -> None:
     """What the record calls out may have been answered since, and another attempt been made."""
     script = restored(confirming())

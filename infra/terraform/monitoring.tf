@@ -34,7 +34,7 @@ locals {
       description = "Seconds since the time up to which Stripe has been held against the ledger."
     }
     discrepancies = {
-      lines       = ["a discrepancy was recorded"]
+      lines       = ["a discrepancy was recorded", "a discrepancy found no room"]
       description = "What Stripe says and the ledger does not explain, or the other way round."
     }
     dead_letters = {

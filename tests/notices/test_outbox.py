@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from shared import policy
 from shared.charge import Act, Audience, Charge, Chosen, Status, Topic
 from shared.ledger import Held, LedgerUnavailable
 from shared.policy import Limits
+from shared.tasks import Task
 from tests.notices.office import OPERATOR, Office
 from tests.world import FAULTS, QUARANTINE, Fault, World
 
@@ -96,6 +98,77 @@ def test_who_was_answered_before_it_was_certain_hears_the_outcome(card: str, *, 
     status = Status.DECLINED if card == DECLINES else Status.SUCCEEDED
     assert place.world.charge().status is status
     assert [heard["status"] for _, heard in place.heard] == [status]
+
+
+def answered_in_an_outage(place: Office, *, stands: bool, patch: pytest.MonkeyPatch) -> None:
+    """Charge a customer; the answer to the last commit is lost, and Cloud Tasks takes no task for an hour."""
+    parts, ledger = place.world.parts, place.world.parts.ledger
+    ends_at = place.world.clock.now() + timedelta(hours=1)
+    update, create = ledger.update, parts.charger._tasks.create
+
+    def lost(held: Held, charge: Charge) -> Held:
+        if charge.status is not Status.SUCCEEDED:
+            return update(held, charge)
+        patch.setattr(ledger, "update", update)
+        if stands:
+            update(held, charge)
+        raise LedgerUnavailable("no answer")
+
+    def refused(task: Task) -> bool:
+        return place.world.clock.now() >= ends_at and create(task)
+
+    patch.setattr(ledger, "update", lost)
+    for queue in (parts.charger._tasks, parts.charger._notices):
+        patch.setattr(queue, "create", refused)
+    charge(place)
+    (first,) = place.world.told
+    assert (first.status, first.body["status"]) == (202, "unknown")
+    assert place.world.queue == {}
+
+
+def test_a_caller_whose_answer_was_open_hears_from_the_sweep_what_was_not_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither the record nor a task tells of the answer, but the charge is due, and is carried on."""
+    place = office(webhooks_on=False)
+    answered_in_an_outage(place, stands=False, patch=monkeypatch)
+    place.world.settle()
+    assert [heard["status"] for _, heard in place.heard] == [Status.SUCCEEDED]
+    assert place.world.check() == []
+
+
+def test_a_caller_whose_answer_was_open_hears_though_the_charge_had_ended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The record stands and is final. Only the process knows of the answer, and records it as soon as it can."""
+    place = office(webhooks_on=False)
+    answered_in_an_outage(place, stands=True, patch=monkeypatch)
+    assert place.world.charge().due_at is None
+    assert "a caller may have to ask how a charge stands" in capsys.readouterr().out
+    place.world.create(key="order-2")
+    assert place.world.charge().due_at is not None  # So the sweep sees to it from here on.
+    place.world.settle()
+    assert [heard["id"] for _, heard in place.heard] == [place.world.charge().id]
+    assert place.world.charge().due_at is None
+    assert place.world.check() == []
+
+
+def test_a_caller_is_not_forgotten_while_the_ledger_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next request meets an outage as well; the one after it does not."""
+    place = office(webhooks_on=False)
+    answered_in_an_outage(place, stands=True, patch=monkeypatch)
+    with monkeypatch.context() as patch:
+
+        def unavailable(_: str) -> None:
+            raise LedgerUnavailable("away")
+
+        patch.setattr(place.world.parts.ledger, "get", unavailable)
+        place.world.parts.charger._tell_unheard()
+    assert place.world.charge().untold == ()
+    place.world.parts.charger._tell_unheard()
+    assert [(one.audience, one.topic) for one in place.world.charge().untold] == [(Audience.CALLER, Topic.OUTCOME)]
+    place.world.parts.charger._tell_unheard()
+    assert len(place.world.charge().outbox) == 1
 
 
 @pytest.mark.parametrize("card", [DECLINES, "pm_card_visa"])

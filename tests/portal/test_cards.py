@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from infra.local.stripe.faults import Fault
+from shared import gateway
 from shared.answers import CardGiven, read_card_given
 from shared.charge import Status
 from shared.checkout import Checkout, Refused
@@ -483,6 +484,30 @@ def test_an_event_for_no_charge_of_ours_is_accepted(world: Portal) -> None:
     assert redeliver(world, {**event, "data": {"object": {**session, "id": "cs_test_gone"}}}) == 200
     assert redeliver(world, {**event, "type": "checkout.session.expired"}) == 200
     assert attempts(world) == 1
+
+
+def test_a_card_for_a_charge_that_is_in_hand_is_backfilled_later_and_holds_up_no_other(
+    world: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events were lost. One charge is worked on when its card is met, and another's event comes after it."""
+    monkeypatch.setattr(gateway, "PAGE_SIZE", 1)
+    monkeypatch.setattr(gateway, "RECONCILED_PAGES", 1)
+    world.clock.sleep(timedelta(hours=1))
+    world.give_card()
+    world.clock.sleep(timedelta(hours=1))
+    world.create(key="order-2", payment_method="pm_usBankAccount_success")
+    world.engine.drop_deliveries()
+    held = world.parts.ledger.get(world.charge().id)
+    assert held is not None
+    until = world.clock.now() + timedelta(minutes=1)
+    world.parts.ledger.update(held, dataclasses.replace(held.charge, lease_owner="another", lease_until=until))
+    done = world.backfill()
+    assert (done["put_off"], done["finished"], done["failed"]) == (1, True, [])
+    assert done["events"] == 3  # The decline before it, and the debit after it.
+    assert (attempts(world), world.money_moved()) == (1, [])
+    world.clock.sleep(timedelta(hours=3))
+    assert world.backfill()["put_off"] == 0
+    assert (attempts(world), world.money_moved()) == (2, [1999])
 
 
 def test_what_an_event_says_of_a_card() -> None:

@@ -534,6 +534,30 @@ def test_a_customer_who_fails_at_the_bank_sees_that_and_can_choose_anew() -> Non
     assert world.money_moved() == [1999]
 
 
+def test_a_customer_who_fails_at_the_bank_after_a_lost_answer_hears_of_it_within_minutes() -> None:
+    """The confirm's answer was lost and an event told of the bank's page; the same key then says that all is heard."""
+    world = in_state("authenticate")
+    world.engine.fail_next(Fault.DROP_AFTER, "payment_intents.confirm", times=None)
+    world.pressed("pay")
+    assert world.charge().status is Status.UNKNOWN
+    world.deliver_webhooks()
+    assert world.charge().status is Status.ACTION_REQUIRED
+    began = world.clock.now()
+    world.on_stripes_page(world.pressed("pay").location, answer="no")
+    world.deliver_webhooks()
+    assert world.charge().status is Status.UNKNOWN
+    world.engine.faults.clear()
+    while world.charge().status is Status.UNKNOWN:
+        world.clock.sleep(timedelta(seconds=10))
+        world.run_tasks()
+    assert world.charge().status is Status.DECLINED
+    assert world.clock.now() < began + timedelta(minutes=5)
+    assert len(world.charge().attempts) == 2
+    assert world.money_moved() == []
+    world.settle()
+    assert world.check() == []
+
+
 def test_a_card_that_is_declined_after_the_bank_was_satisfied_says_so() -> None:
     """It is the customer, and there is no money."""
     world = Portal()
