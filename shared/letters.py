@@ -151,11 +151,21 @@ def _action_required(matter: Matter) -> Letter:
 
 
 def _paid(matter: Matter) -> Letter:
-    _ = matter.gettext
+    _, charge = matter.gettext, matter.charge
+    thanks = _("Thank you. Nothing is left for you to do.")
+    canceled = _(
+        "It was to be canceled, but it had been paid already. If you do not want it any more, ask for the money back."
+    )
+    in_cash = _(
+        "You were to pay in another way, but your card had been charged already. If you have paid twice, ask for one "
+        "of the two back."
+    )
+    overtaken = {"cancel": canceled, "expire": canceled, "out_of_band": in_cash}
+    closing = charge.closing.kind if charge.closing and charge.status is Status.SUCCEEDED else ""
     return _to_customer(
         matter,
         subject=_("Your payment of %(amount)s is complete"),
-        paragraphs=(_("Thank you. Nothing is left for you to do."),),
+        paragraphs=(overtaken.get(closing, thanks),),
         closing="",
         button=None,
     )
@@ -387,6 +397,9 @@ def _explained(matter: Matter, found: Discrepancy) -> str:
         "paid_twice": _("The customer has paid twice: see to it that one of the two is refunded."),
         "paid_elsewhere": _(
             "It was paid by another PaymentIntent than ours, which closed the charge. Find out who made it."
+        ),
+        "paid_after_cancel_asked": _(
+            "It had been paid before it could be canceled: deliver what was paid for, or refund it."
         ),
         "paid_after_canceled": _("It was paid although it was canceled: refund it, or deliver what was paid for."),
         "paid_after_paid_out_of_band": _(

@@ -276,6 +276,12 @@ CLOSES_AS: Final[Mapping[str, tuple[Status, CancelReason | None]]] = {
     "paid_elsewhere": (Status.PAID_OUT_OF_BAND, None),   # Another PaymentIntent than the recorded one took the money.
 }
 
+OVERTAKEN: Final[Mapping[str, tuple[str, str]]] = {      # By money: what is then to be settled, and why.
+    "cancel":      ("paid_after_cancel_asked", "paid before it could be canceled"),
+    "expire":      ("paid_after_cancel_asked", "paid before it could be canceled"),
+    "out_of_band": ("paid_twice", "paid here and elsewhere: refund one"),
+}                                                        # Of `paid_elsewhere` it is known.
+
 CANCELLATION_REASON: Final[Mapping[str, str]] = {        # Stripe's own words for why it was canceled.
     "cancel":         "requested_by_customer",
     "expire":         "abandoned",
@@ -961,6 +967,8 @@ def _needless(charge: Charge, audience: Audience, topic: Topic, now: datetime) -
         return _is_here(charge, now)
     if topic is Topic.DECLINED and audience is Audience.CUSTOMER and charge.pays_elsewhere_since is not None:
         return True  # They have chosen already.
+    if charge.status is Status.SUCCEEDED and charge.closing is not None:
+        return False  # It was to end without money: they may believe that it has.
     told = any(notice.audience is Audience.CUSTOMER and not notice.dropped for notice in charge.outbox)
     return audience is Audience.CUSTOMER and topic in CONCLUDES and not told
 
@@ -1340,8 +1348,9 @@ def _paid(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
         return _rest(charge)
     if charge.final:
         charge = _discrepancy(charge, f"paid_after_{charge.status}", now, intent.id)
-    elif charge.closing is not None and charge.closing.kind == "out_of_band":  # Of `paid_elsewhere` it is known.
-        charge = _discrepancy(charge, "paid_twice", now, intent.id, "paid here and elsewhere: refund one")
+    elif charge.closing is not None and charge.closing.kind in OVERTAKEN:
+        kind, detail = OVERTAKEN[charge.closing.kind]
+        charge = _discrepancy(charge, kind, now, intent.id, detail)
     if (intent.amount_received, intent.currency) != (charge.terms.amount, charge.terms.currency):
         charge = _discrepancy(charge, "amount_differs", now, intent.id, f"{intent.amount_received} {intent.currency}")
     charge = _settle_open_attempt(charge, Seen.SUCCEEDED)

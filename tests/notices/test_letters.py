@@ -135,6 +135,24 @@ def test_a_customer_reads_why_it_was_canceled(reason: CancelReason, said: str) -
 
 
 @pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("cancel", "ask for the money back"),
+        ("expire", "ask for the money back"),
+        ("out_of_band", "ask for one of the two back"),
+        ("paid_elsewhere", "Nothing is left for you to do"),  # That is given back by itself.
+    ],
+)
+def test_a_customer_whose_closing_money_has_overtaken_reads_what_to_do_about_it(kind: str, said: str) -> None:
+    """They believe that it was ended; it is paid, and nobody thanks them for that."""
+    charge = preview.sample(Topic.PAID)
+    closing = Closing(kind=kind, actor="customer", at=charge.created_at)
+    assert said in text_of(replace(charge, closing=closing), Topic.PAID)
+    as_asked = replace(charge, closing=closing, status=Status.PAID_OUT_OF_BAND)
+    assert "Nothing is left for you to do" in text_of(as_asked, Topic.PAID)
+
+
+@pytest.mark.parametrize(
     ("param", "missing"), [("customer", "The customer cus_Rk2Jd8xW is not"), ("payment_method", "The card pm_1QkXyz")]
 )
 def test_the_owner_reads_what_is_missing_how_that_came_about_and_what_not_to_do_again(param: str, missing: str) -> None:
@@ -152,6 +170,7 @@ def test_the_owner_reads_what_is_missing_how_that_came_about_and_what_not_to_do_
     [
         ("paid_twice", "one of the two is refunded"),
         ("paid_elsewhere", "Find out who made it"),
+        ("paid_after_cancel_asked", "deliver what was paid for, or refund it"),
         ("paid_after_canceled", "refund it"),
         ("paid_after_paid_out_of_band", "one is refunded"),
         ("refund_failed", "refund it by hand"),
