@@ -311,6 +311,7 @@ SAVED: Final = frozenset({                     # What ran to its end under the k
     *STATE, Seen.DECLINED, Seen.AUTHENTICATION_REQUIRED, Seen.TRANSIENT_DECLINE, Seen.DUPLICATE_TRANSACTION,
     Seen.UNEXPECTED_STATE,
 })
+NEVER_JUDGED: Final = frozenset({*REFUSED, Seen.UNEXPECTED_STATE, Seen.TRANSIENT_DECLINE})  # No bank has looked at the card.
 LEARNED_NOTHING: Final = frozenset({Seen.UNAUTHORIZED, Seen.KEY_IN_USE, Seen.LIMITED, Seen.NO_REPLY})
 OF_A_REFUND: Final = frozenset({Seen.REFUNDED, Seen.REFUND_FAILED})
 SHOWN: Final = frozenset({*STATE, Seen.UNCONFIRMED})             # Read off a PaymentIntent, so worth nothing without it.
@@ -335,14 +336,14 @@ TRANSIENT_WAITS: Final = (
     timedelta(minutes=1),
     timedelta(minutes=10),
     timedelta(hours=1),
-)  # S6, then the customer is asked.
+)  # S6: of a card that nobody has judged yet; then it goes by the schedule, or the customer is asked.
 LIST_FOR: Final = timedelta(days=31)  # After a restore every new charge is looked for first; no task lives longer.
 LOST_MARGIN: Final = KEY_LIFE  # What was begun before the restore point may have gone on after it.
 LIST_MARGIN: Final = timedelta(minutes=10)  # Stripe's clock and ours may differ.
 SCHEDULED_LIMIT: Final = 8  # Attempts of a charge, the first included, after which none is made by itself any more.
 CARD_REST: Final = timedelta(
     hours=23
-)  # Between two attempts by ourselves with one card: one a day, and none is on time.
+)  # Between two attempts by ourselves with a card that was judged: one a day, and none is on time.
 NOTICE_AGAIN: Final = timedelta(minutes=30)  # When what was not told is put into the queue once more; then
 NOTICE_AGAIN_AT_MOST: Final = timedelta(days=1)  # after as long again as it has waited: the tasks try more often.
 NOTICE_FOR: Final = EXPIRES_AFTER  # After it what nobody takes is given up: who does not hear by then is gone.
@@ -879,6 +880,17 @@ def _scheduled(before: Charge, decision: Decision, observation: Observation, now
     return dataclasses.replace(decision, charge=dataclasses.replace(charge, status=Status.RETRYING, next_attempt_at=at))
 
 
+def _next_at_once(charge: Charge, now: datetime) -> datetime | None:
+    """Say when a card that nobody has judged yet is tried again (S6); None: it was, or had its few tries."""
+    card = charge.attempts[-1].payment_method
+    outcomes = [attempt.outcome for attempt in charge.attempts if attempt.payment_method == card]
+    tries = outcomes.count(Seen.TRANSIENT_DECLINE)
+    judged = not NEVER_JUDGED.issuperset(outcomes)
+    if judged or tries > len(TRANSIENT_WAITS) or len(charge.attempts) >= SCHEDULED_LIMIT:
+        return None
+    return now + TRANSIENT_WAITS[tries - 1]
+
+
 def _next_scheduled(charge: Charge, now: datetime, schedule: tuple[timedelta, ...]) -> datetime | None:
     """Say when this card is tried again; None: not by ourselves."""
     tried = [attempt for attempt in charge.attempts if attempt.payment_method == charge.payment_method]
@@ -886,8 +898,9 @@ def _next_scheduled(charge: Charge, now: datetime, schedule: tuple[timedelta, ..
     last = tried[-1].first_sent_at if tried else None
     if first is None or last is None or charge.pays_elsewhere_since is not None:
         return None
-    earliest = max(now, last + CARD_REST) if charge.livemode else now
-    at = next((first + after for after in schedule if first + after > last and first + after >= earliest), None)
+    earliest = last + CARD_REST if charge.livemode else now
+    slots = (first + after for after in schedule)
+    at = next((max(slot, earliest) for slot in slots if slot > last and slot >= now), None)
     if at is None or len(charge.attempts) >= SCHEDULED_LIMIT or at >= charge.expires_at:
         return None
     return at
@@ -1152,16 +1165,10 @@ def _declined(charge: Charge, status: Status, now: datetime) -> Decision:
     until = doubtful_until(charge, now)
     if until is not None and status is not Status.ACTION_REQUIRED:
         return _later(_unknown(charge), min(until - now, CLOSING_WAIT))
-    if status is Status.RETRYING:
-        tries = sum(attempt.outcome == Seen.TRANSIENT_DECLINE for attempt in charge.attempts)
-        if tries <= len(TRANSIENT_WAITS):
-            return _rest(
-                dataclasses.replace(
-                    charge, status=status, blocked_on=None, next_attempt_at=now + TRANSIENT_WAITS[tries - 1]
-                )
-            )
+    at = _next_at_once(charge, now) if status is Status.RETRYING else None
+    if status is Status.RETRYING and at is None:
         status = Status.DECLINED
-    return _rest(dataclasses.replace(charge, status=status, blocked_on=None, next_attempt_at=None))
+    return _rest(dataclasses.replace(charge, status=status, blocked_on=None, next_attempt_at=at))
 
 
 def _orphan_answered(charge: Charge, orphan: str, answer: Answered, now: datetime) -> Decision:
