@@ -56,8 +56,10 @@ class Sentence(StrEnum):
     NOT_SUPPORTED = _("The card does not allow this kind of payment.")
     CURRENCY = _("The card cannot pay in this currency.")
     ACCOUNT = _("The account that was to pay cannot be used.")
-    WITHDRAWN = _("The permission to take payments from this card or account was withdrawn.")
+    WITHDRAWN = _("The permission to take payments from this card or account is withdrawn, or no longer valid.")
     CONFIRM = _("Your bank wants to be sure that it is you. Please confirm the payment.")
+    NOT_CONFIRMED = _("Your bank could not make sure that it was you. Please try again, or use another card.")
+    IN_VAIN = _("Your bank asked whether it is you, and declined all the same. Ask it why, or use another card.")
     HICCUP = _("Something went wrong while the payment was being processed. That mostly passes by itself.")
     UNFINISHED = _("The payment was not completed.")
     DUPLICATE = _("Your bank has just seen a payment like this one. First make sure that you have not paid already.")
@@ -104,7 +106,10 @@ NO_ACCOUNT: Final =     Row(Seen.DECLINED,                Advice.NEW_CARD,      
 BAD_ACCOUNT: Final =    Row(Seen.DECLINED,                Advice.CONTACT_ISSUER,  Sentence.ACCOUNT, never=True)
 NO_MANDATE: Final =     Row(Seen.DECLINED,                Advice.NEW_CARD,        Sentence.WITHDRAWN)
 REVOKED: Final =        Row(Seen.DECLINED,                Advice.CONTACT_ISSUER,  Sentence.WITHDRAWN, never=True)
+NOT_AUTHENTICABLE: Final = Row(Seen.DECLINED,             Advice.NEW_CARD,        Sentence.NOT_SUPPORTED)
 AUTHENTICATE: Final =   Row(Seen.AUTHENTICATION_REQUIRED, Advice.AUTHENTICATE,    Sentence.CONFIRM)
+NOT_CONFIRMED: Final =  Row(Seen.AUTHENTICATION_REQUIRED, Advice.AUTHENTICATE,    Sentence.NOT_CONFIRMED)
+ASKED_IN_VAIN: Final =  Row(Seen.DECLINED,                Advice.CONTACT_ISSUER,  Sentence.IN_VAIN)  # `policy.reason`.
 # Attempts that came to nothing.
 HICCUP: Final =         Row(Seen.TRANSIENT_DECLINE,       Advice.RETRY_LATER,     Sentence.HICCUP)  # S6: first at once.
 TIMED_OUT: Final =      Row(Seen.DECLINED,                Advice.RETRY_LATER,     Sentence.UNFINISHED)
@@ -223,16 +228,17 @@ ERRORS: Final[Mapping[str, Row]] = {
     "invalid_number":                                             WRONG_NUMBER,
     "payment_method_billing_details_address_missing":             WRONG_ADDRESS,
     # The customer's presence, or their permission, given on session.
-    "authentication_failure":                                     AUTHENTICATE,
+    "authentication_failure":                                     NOT_CONFIRMED,
     "authentication_required":                                    AUTHENTICATE,
-    "india_recurring_payment_mandate_canceled":                   AUTHENTICATE,
     "payment_intent_action_required":                             AUTHENTICATE,
-    "payment_intent_authentication_failure":                      AUTHENTICATE,
-    "payment_intent_mandate_invalid":                             AUTHENTICATE,
-    "setup_intent_authentication_failure":                        AUTHENTICATE,
-    "setup_intent_mandate_invalid":                               AUTHENTICATE,
+    "payment_intent_authentication_failure":                      NOT_CONFIRMED,
+    "setup_intent_authentication_failure":                        NOT_CONFIRMED,
     "setup_intent_setup_attempt_expired":                         AUTHENTICATE,
-    "three_d_secure_authentication_not_supported":                AUTHENTICATE,
+    # To confirm brings nothing: a mandate comes with a card that is given anew, and this check the card does not know.
+    "india_recurring_payment_mandate_canceled":                   NO_MANDATE,
+    "payment_intent_mandate_invalid":                             NO_MANDATE,
+    "setup_intent_mandate_invalid":                               NO_MANDATE,
+    "three_d_secure_authentication_not_supported":                NOT_AUTHENTICABLE,
     # The payment method was not judged at all: tried a few times at once (S6), then by schedule.
     "acss_debit_session_incomplete":                              HICCUP,
     "payment_method_microdeposit_processing_error":               HICCUP,

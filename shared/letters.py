@@ -231,8 +231,8 @@ def _to_customer(
 
 
 def _why(matter: Matter) -> str:
-    failure = matter.charge.last_error
-    return "" if failure is None else matter.gettext(codes.sentence(told(failure)))
+    reason = policy.reason(matter.charge)
+    return "" if reason is None else matter.gettext(reason.sentence)
 
 
 def _nothing_taken(matter: Matter) -> str:
@@ -244,7 +244,8 @@ def _ways(matter: Matter) -> list[str]:
     """Name the ways out that are open (S5); the same card is none where it waits, or would be refused again."""
     _, charge = matter.gettext, matter.charge
     open_now = policy.options(charge)
-    refused_again = charge.last_error is not None and codes.advice(told(charge.last_error)) is codes.Advice.NEW_CARD
+    reason = policy.reason(charge)
+    refused_again = reason is not None and reason.advice is codes.Advice.NEW_CARD
     if refused_again or charge.status is Status.ACTION_REQUIRED:
         open_now -= {Act.RETRY}
     ways = {

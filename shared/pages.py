@@ -13,7 +13,6 @@ import jinja2
 from babel.dates import format_timedelta
 
 from shared import codes, policy, words
-from shared.answers import told
 from shared.charge import Act, Charge, Party, Status
 
 TEMPLATES: Final = Path(__file__).parent / "templates" / "portal"
@@ -44,6 +43,7 @@ OFFERED: Final[Mapping[str, tuple[str, ...]]] = {
     "declined":             ("pay", "card", "cash", "cancel"),    # S5: the four ways out.
     "another_card":         ("card", "cash", "cancel"),           # S4: the same card would be refused again.
     "elsewhere":            ("pay", "card", "cancel"),
+    "exhausted":            ("cash", "cancel"),                   # No attempt is left.
     "gone":                 ("card", "cash", "cancel"),           # S7.
     "blocked":              ("cancel",),                          # Not the customer's to mend.
 }
@@ -96,9 +96,13 @@ def face(charge: Charge) -> str:
         shown = "gone"
     else:
         shown = FACES[charge.status]
-    if charge.pays_elsewhere_since is not None and Act.PAYMENT_METHOD in policy.options(charge):
+    exhausted = policy.exhausted(charge)
+    if charge.pays_elsewhere_since is not None and (exhausted or Act.PAYMENT_METHOD in policy.options(charge)):
         return "elsewhere"
-    refused = charge.last_error is not None and codes.advice(told(charge.last_error)) is codes.Advice.NEW_CARD
+    if exhausted and Act.OUT_OF_BAND in policy.options(charge) and not policy.money_may_move(charge):
+        return "exhausted"
+    reason = policy.reason(charge)
+    refused = reason is not None and reason.advice is codes.Advice.NEW_CARD
     return "another_card" if shown == "declined" and (refused or not charge.payment_method) else shown
 
 
@@ -124,7 +128,7 @@ def of_charge(  # noqa: PLR0913 - what a page is made of, each by its name.
     locale = reader.locale
     gettext = words.translations(locale).gettext
     terms = charge.terms
-    reason = codes.sentence(told(charge.last_error)) if charge.last_error is not None else None
+    reason = policy.reason(charge)
     due = charge.next_attempt_at
     return _render(
         reader,
@@ -136,7 +140,7 @@ def of_charge(  # noqa: PLR0913 - what a page is made of, each by its name.
         description=terms.description,
         livemode=charge.livemode,
         seller=seller,
-        reason=gettext(reason) if reason else None,
+        reason=gettext(reason.sentence) if reason else None,
         next_attempt=format_timedelta(due - now, add_direction=True, locale=locale) if due and due > now else None,
         closing=charge.closing.kind if charge.closing else None,
         cancel_reason=charge.cancel_reason,

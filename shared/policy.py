@@ -762,10 +762,26 @@ def waiting_on(charge: Charge) -> Party | None:
     return charge.blocked_on if charge.status is Status.BLOCKED else WAITING_ON[charge.status]
 
 
+def exhausted(charge: Charge) -> bool:
+    """Whether no card is tried any more, whoever asks for it."""
+    return len(charge.attempts) >= ATTEMPTS_LIMIT and charge.open_attempt is None
+
+
+def reason(charge: Charge) -> codes.Row | None:
+    """Say what its last error means now, and to whom: a bank that asked the customer, and asks again, declines."""
+    if charge.last_error is None:
+        return None
+    row = codes.row(charge.last_error)
+    again = row == codes.AUTHENTICATE and charge.status is Status.DECLINED and _is_on_session(_last_request(charge))
+    return codes.ASKED_IN_VAIN if again else row
+
+
 def options(charge: Charge) -> frozenset[Act]:
     """Name the acts open now."""
     if charge.closing is not None:
         return frozenset({Act.RETRY}) if charge.status is Status.BLOCKED else frozenset()
+    if exhausted(charge):
+        return OPTIONS[charge.status] & CLOSINGS
     if charge.status is Status.BLOCKED and _last_request(charge).outcome is None:
         return EVERY_ACT - {Act.PAYMENT_METHOD}  # What is out is settled first.
     return OPTIONS[charge.status] if charge.payment_method else OPTIONS[charge.status] - {Act.RETRY}
@@ -989,11 +1005,12 @@ def _needless(charge: Charge, audience: Audience, topic: Topic, now: datetime) -
 def _is_here(charge: Charge, now: datetime) -> bool:
     """Whether the customer made the last attempt themselves, and only just now."""
     last = charge.attempts[-1] if charge.attempts else None
-    return (
-        last is not None
-        and "return_url" in json.loads(last.parameters)
-        and now < (last.first_sent_at or now) + HERE_FOR
-    )
+    return last is not None and _is_on_session(last) and now < (last.first_sent_at or now) + HERE_FOR
+
+
+def _is_on_session(request: Request) -> bool:
+    """Whether it lets the bank ask the customer."""
+    return "return_url" in json.loads(request.parameters)
 
 
 def _what(observation: Observation, charge: Charge) -> str:
@@ -1150,7 +1167,9 @@ def _apply(charge: Charge, request: Request, row: Row, seen: Seen, now: datetime
     if row.status is Status.BLOCKED:
         return _blocked(dataclasses.replace(charge, last_error=error), row.blocked_on)
     if row.status in {Status.DECLINED, Status.RETRYING, Status.ACTION_REQUIRED} and request.operation == "confirm":
-        return _declined(dataclasses.replace(charge, last_error=error), row.status, now)
+        in_vain = seen is Seen.AUTHENTICATION_REQUIRED and _is_on_session(request)  # It has asked them already.
+        status = Status.DECLINED if in_vain else row.status
+        return _declined(dataclasses.replace(charge, last_error=error), status, now)
     if row.status is not None:
         charge = dataclasses.replace(charge, status=row.status, blocked_on=None)
     elif charge.status is Status.BLOCKED:
@@ -1291,8 +1310,9 @@ def _unconfirmed(charge: Charge, intent: PaymentIntent, now: datetime) -> Decisi
 
 def _came_back(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     error = intent.last_error or _last_request(charge).error or charge.last_error
-    asks = intent.last_error is not None and intent.last_error.code == "authentication_required"  # Not: it failed.
-    status = Status.ACTION_REQUIRED if asks else Status.DECLINED
+    asks = intent.last_error is not None and codes.row(intent.last_error) == codes.AUTHENTICATE  # Not: it failed.
+    in_vain = _is_on_session(_last_request(charge))
+    status = Status.ACTION_REQUIRED if asks and not in_vain else Status.DECLINED
     return _declined(dataclasses.replace(charge, last_error=error), status, now)
 
 

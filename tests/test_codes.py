@@ -76,11 +76,12 @@ ERROR_CODES: Final[Groups] = {
     (Seen.DECLINED, Advice.NEW_CARD, Sentence.NUMBER): "incorrect_number invalid_number",
     (Seen.DECLINED, Advice.NEW_CARD, Sentence.EXPIRY): "invalid_expiry_month invalid_expiry_year",
     (Seen.AUTHENTICATION_REQUIRED, Advice.AUTHENTICATE, Sentence.CONFIRM): """
-        authentication_failure authentication_required india_recurring_payment_mandate_canceled
-        payment_intent_action_required payment_intent_authentication_failure payment_intent_mandate_invalid
-        setup_intent_authentication_failure setup_intent_mandate_invalid setup_intent_setup_attempt_expired
-        three_d_secure_authentication_not_supported
+        authentication_required payment_intent_action_required setup_intent_setup_attempt_expired
     """,
+    (Seen.AUTHENTICATION_REQUIRED, Advice.AUTHENTICATE, Sentence.NOT_CONFIRMED): """
+        authentication_failure payment_intent_authentication_failure setup_intent_authentication_failure
+    """,
+    (Seen.DECLINED, Advice.NEW_CARD, Sentence.NOT_SUPPORTED): "three_d_secure_authentication_not_supported",
     (Seen.TRANSIENT_DECLINE, Advice.RETRY_LATER, Sentence.HICCUP): """
         acss_debit_session_incomplete payment_method_microdeposit_processing_error payment_method_not_available
         processing_error three_d_secure_authentication_upstream_error
@@ -104,7 +105,10 @@ ERROR_CODES: Final[Groups] = {
         bank_account_unusable bank_account_verification_failed no_account payment_method_bank_account_blocked
         payment_method_microdeposit_verification_attempts_exceeded
     """,
-    (Seen.DECLINED, Advice.NEW_CARD, Sentence.WITHDRAWN): "debit_not_authorized refer_to_customer",
+    (Seen.DECLINED, Advice.NEW_CARD, Sentence.WITHDRAWN): """
+        debit_not_authorized refer_to_customer india_recurring_payment_mandate_canceled payment_intent_mandate_invalid
+        setup_intent_mandate_invalid
+    """,
     (Seen.MISSING_OBJECT, Advice.NEW_CARD, Sentence.GONE): """
         invalid_source_usage missing payment_method_unexpected_state
     """,
@@ -473,7 +477,7 @@ def test_a_sentence_is_for_people(said: Sentence) -> None:
     for words in every:
         assert words.endswith(".")
         assert not any(term in words for term in ("_", "Stripe", "API", "%", "error", "PaymentIntent"))
-    assert any(row.sentence is said for row in codes.ROWS.values())
+    assert any(row.sentence is said for row in (*codes.ROWS.values(), codes.ASKED_IN_VAIN))
 
 
 @given(

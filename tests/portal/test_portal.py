@@ -19,7 +19,7 @@ from shared.checkout import Checkout
 from shared.ledger import LedgerUnavailable
 from tests.portal.portal import Portal, Seen, declined
 from tests.portal.states import CONFIRM, PAGES, STATES
-from tests.script import answered
+from tests.script import Script, answered
 from tests.world import KEY
 
 ASKS: Final = "pm_card_authenticationRequired"
@@ -53,6 +53,21 @@ def in_state(state: str) -> Portal:
     world = Portal()
     STATES[state](world)
     return world
+
+
+def shown(script: Script) -> Seen:
+    """Return the page of a charge that only a script leads to."""
+    page = pages.of_charge(
+        pages.Reader("en"),
+        script.charge,
+        "charge.html",
+        200,
+        now=script.now,
+        url="https://pay.example.com/token",
+        mark="",
+        seller=None,
+    )
+    return Seen(status=200, headers={}, html=page.html)
 
 
 def unchanged(world: Portal, ask: Callable[[], Any]) -> Any:
@@ -518,6 +533,33 @@ def test_a_card_that_is_declined_after_the_bank_was_satisfied_says_so() -> None:
     world.at("GET", world.on_stripes_page(world.pressed("pay").location, answer="yes"))
     assert world.look().headline == "The payment did not go through"
     assert world.money_moved() == []
+
+
+def test_a_customer_whose_bank_asks_again_after_they_answered_reads_that_it_declined() -> None:
+    """To be sent there once more would lead them round in a circle."""
+    asks = charges.Failure(type="card_error", code="authentication_required")
+    script = answered(charges.Seen.AUTHENTICATION_REQUIRED, error=asks)
+    assert shown(script).headline == "Your bank asks whether it is you"
+    script.choose(charges.Act.RETRY, return_url="https://pay.example.com/back")
+    script.reply(charges.Seen.ACTION_REQUIRED)
+    script.wake()
+    script.look(charges.Seen.UNCONFIRMED, last_error=asks)
+    page = shown(script)
+    assert (page.headline, page.choices) == ("The payment did not go through", ALL_FOUR)
+    assert "Your bank asked whether it is you, and declined all the same." in page.text
+
+
+def test_once_no_attempt_is_left_the_page_says_so_and_leaves_the_ways_without_a_card() -> None:
+    """The customer has pressed the button twenty times, and is not left to somebody who mends something."""
+    world = in_state("declined")
+    for _ in range(policy.ATTEMPTS_LIMIT - 1):
+        world.pressed("pay")
+    page = world.look()
+    assert (page.headline, page.choices) == ("No card is tried any more", ["cash", "cancel"])
+    assert "There was not enough money on the account." in page.text
+    world.pressed("cash")
+    assert (world.look().headline, world.look().choices) == ("You want to pay another way", ["cancel"])
+    assert len(world.charge().attempts) == policy.ATTEMPTS_LIMIT
 
 
 def test_the_banks_page_that_is_open_already_needs_no_other_attempt() -> None:
