@@ -137,15 +137,21 @@ def _retrying(matter: Matter) -> Letter:
 
 def _action_required(matter: Matter) -> Letter:
     _ = matter.gettext
+    doubtful = _is_doubtful(matter)
+    promise = _("No money is taken until you have confirmed it.")
+    ends = _("If nobody confirms it, this ends unpaid on %(day)s.") % {
+        "day": day(matter.charge.expires_at, matter.reader.locale)
+    }
     return _to_customer(
         matter,
         subject=_("Please confirm your payment of %(amount)s"),
         paragraphs=(
             _("Your bank wants to know that it is really you before it lets this payment through."),
-            _("No money is taken until you have confirmed it."),
+            _("An earlier try has had no clear answer yet, but you will not be charged twice.")
+            if doubtful
+            else promise,
         ),
-        closing=_("If nobody confirms it, this ends unpaid on %(day)s.")
-        % {"day": day(matter.charge.expires_at, matter.reader.locale)},
+        closing="" if doubtful else ends,
         button=_("Confirm the payment"),
     )
 
@@ -237,7 +243,13 @@ def _why(matter: Matter) -> str:
 
 def _nothing_taken(matter: Matter) -> str:
     """Say so, unless something that was sent earlier may yet take it."""
-    return "" if policy.money_may_move(matter.charge) else matter.gettext("No money was taken.")
+    is_certain = not policy.money_may_move(matter.charge) and not _is_doubtful(matter)
+    return matter.gettext("No money was taken.") if is_certain else ""
+
+
+def _is_doubtful(matter: Matter) -> bool:
+    """Whether an earlier try may yet take it, as of the charge's last change: at worst that is said for too long."""
+    return policy.doubtful_until(matter.charge, matter.charge.updated_at) is not None
 
 
 def _ways(matter: Matter) -> list[str]:
@@ -248,6 +260,8 @@ def _ways(matter: Matter) -> list[str]:
     refused_again = reason is not None and reason.advice is codes.Advice.NEW_CARD
     if refused_again or charge.status is Status.ACTION_REQUIRED:
         open_now -= {Act.RETRY}
+    if _is_doubtful(matter):
+        open_now -= {Act.OUT_OF_BAND}
     ways = {
         Act.RETRY: _("Try the same card again, now or later."),
         Act.PAYMENT_METHOD: _("Use another card."),

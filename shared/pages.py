@@ -88,28 +88,31 @@ class Reader:
         return self.locale.replace("_", "-")
 
 
-def face(charge: Charge) -> str:
+def face(charge: Charge, now: datetime) -> str:
     """Say which page shows this charge. None says that nothing was charged while something may still charge."""
+    is_certain = policy.doubtful_until(charge, now) is None
     if charge.closing is not None and not charge.final:
         return "closing"
-    if charge.blocked_on is Party.ACCOUNT_OWNER and not policy.money_may_move(charge):
+    if charge.blocked_on is Party.ACCOUNT_OWNER and is_certain and not policy.money_may_move(charge):
         shown = "gone"
     else:
         shown = FACES[charge.status]
-    exhausted = policy.exhausted(charge)
+    exhausted = policy.exhausted(charge) and is_certain
     if charge.pays_elsewhere_since is not None and (exhausted or Act.PAYMENT_METHOD in policy.options(charge)):
         return "elsewhere"
-    if exhausted and Act.OUT_OF_BAND in policy.options(charge) and not policy.money_may_move(charge):
+    if exhausted and shown not in {"sending", "unknown", "processing"} and not charge.final:
         return "exhausted"
     reason = policy.reason(charge)
     refused = reason is not None and reason.advice is codes.Advice.NEW_CARD
     return "another_card" if shown == "declined" and (refused or not charge.payment_method) else shown
 
 
-def choices(charge: Charge) -> tuple[str, ...]:
+def choices(charge: Charge, now: datetime) -> tuple[str, ...]:
     """Name what a customer may choose now; the first is what the page advises."""
     open_acts = policy.options(charge)
-    return tuple(choice for choice in OFFERED[face(charge)] if CHOICES[choice] in open_acts)
+    if policy.doubtful_until(charge, now) is not None:  # Who pays in cash now may pay twice.
+        open_acts -= {Act.OUT_OF_BAND}
+    return tuple(choice for choice in OFFERED[face(charge, now)] if CHOICES[choice] in open_acts)
 
 
 def of_charge(  # noqa: PLR0913 - what a page is made of, each by its name.
@@ -134,8 +137,9 @@ def of_charge(  # noqa: PLR0913 - what a page is made of, each by its name.
         reader,
         template,
         status,
-        face=face(charge),
-        choices=choices(charge),
+        face=face(charge, now),
+        choices=choices(charge, now),
+        doubtful=policy.doubtful_until(charge, now) is not None,
         amount=words.money(terms.amount, terms.currency, locale) if terms.currency else None,
         description=terms.description,
         livemode=charge.livemode,

@@ -1682,7 +1682,8 @@ def _wished(charge: Charge, choice: Chosen, now: datetime) -> Decision:
     if charge.pays_elsewhere_since is not None and not charge.final and charge.closing is None:
         return _rest(charge)  # Chosen twice.
     goes_on = charge.status is Status.BLOCKED and _resumes(charge)  # By itself, once it is mended: not to be promised.
-    if OPTIONS[charge.status] != EVERY_ACT or charge.closing is not None or goes_on:
+    doubtful = doubtful_until(charge, now) is not None  # An earlier key may pay, and then they would have paid twice.
+    if OPTIONS[charge.status] != EVERY_ACT or charge.closing is not None or goes_on or doubtful:
         return _refused(charge, "already_paid" if charge.status in PAID else "act_does_not_fit")
     wished = dataclasses.replace(charge, next_attempt_at=None, pays_elsewhere_since=now)
     if charge.status is Status.RETRYING:

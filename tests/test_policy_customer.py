@@ -20,6 +20,7 @@ from tests.script import (
     confirming,
     declined,
     recorded,
+    tried_again_after_a_burnt_key,
 )
 
 BACK = "https://pay.example.com/token/back"
@@ -250,6 +251,17 @@ def test_nobody_is_promised_that_a_card_is_left_alone_while_it_may_be_charged(wh
     refusal = script.choose(Act.OUT_OF_BAND, wish=True).refusal
     assert refusal == ("already_paid" if where == "succeeded" else "act_does_not_fit")
     assert script.charge == before
+
+
+def test_no_cash_is_promised_while_an_earlier_try_is_in_doubt() -> None:
+    """A burnt key may still pay until it is a day old: who pays in cash meanwhile may have paid twice."""
+    script = tried_again_after_a_burnt_key()
+    script.answer(Seen.AUTHENTICATION_REQUIRED, error=ASKS_FOR_THE_CUSTOMER)
+    before = script.charge
+    assert script.choose(Act.OUT_OF_BAND, wish=True).refusal == "act_does_not_fit"
+    assert script.charge == before
+    script.now += DAY
+    assert script.choose(Act.OUT_OF_BAND, wish=True).refusal is None
 
 
 def test_money_that_comes_after_the_wish_is_recorded_all_the_same() -> None:

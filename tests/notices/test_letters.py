@@ -9,11 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from shared import preview
-from shared.charge import Act, Audience, CancelReason, Charge, Closing, Discrepancy, Failure, Status, Topic
+from shared.charge import Act, Audience, CancelReason, Charge, Closing, Discrepancy, Failure, Seen, Status, Topic
 from shared.letters import LETTERS, Matter, Reader, render, write
 from shared.policy import options
 from shared.words import SUPPORTED
 from tests.notices.office import Office
+from tests.script import ASKS_FOR_THE_CUSTOMER, DAY, tried_again_after_a_burnt_key
 
 DECLINED: Final = (Audience.CUSTOMER, Topic.DECLINED)
 PLACEHOLDER: Final = re.compile(r"%\(|\{\{|\{%")
@@ -100,6 +101,28 @@ def test_a_card_that_waits_to_be_confirmed_is_not_offered_as_another_try() -> No
     assert "Please confirm your payment of €19.99" in text
     assert "Try the same card again" not in text
     assert "Use another card" in text
+
+
+def test_nobody_is_promised_that_no_money_is_taken_while_an_earlier_try_is_in_doubt() -> None:
+    """Its key is burnt and less than a day old: it may have paid, so cash is no way out yet."""
+    script = tried_again_after_a_burnt_key()
+    script.answer(Seen.AUTHENTICATION_REQUIRED, error=ASKS_FOR_THE_CUSTOMER)
+    charge = replace(script.charge, updated_at=script.now)
+    text = text_of(charge, Topic.ACTION_REQUIRED)
+    for promise in ("No money", "unpaid", "cash"):
+        assert promise not in text
+    assert "you will not be charged twice" in text
+    assert "Use another card" in text
+    certain = text_of(replace(charge, updated_at=script.now + DAY), Topic.ACTION_REQUIRED)
+    for promise in ("No money is taken until", "ends unpaid on", "cash"):
+        assert promise in certain
+
+
+def test_a_card_that_is_gone_is_not_told_as_nothing_taken_while_an_earlier_try_is_in_doubt() -> None:
+    """What was sent before the ledger was restored may have charged."""
+    charge = preview.sample(Topic.MISSING_OBJECT)
+    assert "No money was taken." in text_of(charge, Topic.MISSING_OBJECT)
+    assert "No money" not in text_of(replace(charge, restored_at=charge.updated_at), Topic.MISSING_OBJECT)
 
 
 def test_only_ways_that_are_open_are_offered() -> None:
