@@ -112,7 +112,7 @@ class Visit:
     def confirm(self, choice: str) -> Answer:
         """Ask once more, before what cannot be undone."""
         charge = self._charge()
-        if choice not in pages.choices(charge):
+        if choice not in pages.choices(charge, self._now):
             return self._shown(charge, notice="overtaken", status=409)
         return self._page(charge, f"confirm_{choice}.html", 200)
 
@@ -137,7 +137,7 @@ class Visit:
             return self._shown(charge, notice="stale_form", status=403)
         if _chosen_before(charge, choice):
             return self._to_page()
-        if choice not in pages.choices(charge) or seen != _seen(charge):
+        if choice not in pages.choices(charge, self._now) or seen != _seen(charge):
             return self._shown(charge, notice="overtaken", status=409)
         return act(charge)
 

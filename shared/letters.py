@@ -137,25 +137,41 @@ def _retrying(matter: Matter) -> Letter:
 
 def _action_required(matter: Matter) -> Letter:
     _ = matter.gettext
+    doubtful = _is_doubtful(matter)
+    promise = _("No money is taken until you have confirmed it.")
+    ends = _("If nobody confirms it, this ends unpaid on %(day)s.") % {
+        "day": day(matter.charge.expires_at, matter.reader.locale)
+    }
     return _to_customer(
         matter,
         subject=_("Please confirm your payment of %(amount)s"),
         paragraphs=(
             _("Your bank wants to know that it is really you before it lets this payment through."),
-            _("No money is taken until you have confirmed it."),
+            _("An earlier try has had no clear answer yet, but you will not be charged twice.")
+            if doubtful
+            else promise,
         ),
-        closing=_("If nobody confirms it, this ends unpaid on %(day)s.")
-        % {"day": day(matter.charge.expires_at, matter.reader.locale)},
+        closing="" if doubtful else ends,
         button=_("Confirm the payment"),
     )
 
 
 def _paid(matter: Matter) -> Letter:
-    _ = matter.gettext
+    _, charge = matter.gettext, matter.charge
+    thanks = _("Thank you. Nothing is left for you to do.")
+    canceled = _(
+        "It was to be canceled, but it had been paid already. If you do not want it any more, ask for the money back."
+    )
+    in_cash = _(
+        "You were to pay in another way, but your card had been charged already. If you have paid twice, ask for one "
+        "of the two back."
+    )
+    overtaken = {"cancel": canceled, "expire": canceled, "out_of_band": in_cash}
+    closing = charge.closing.kind if charge.closing and charge.status is Status.SUCCEEDED else ""
     return _to_customer(
         matter,
         subject=_("Your payment of %(amount)s is complete"),
-        paragraphs=(_("Thank you. Nothing is left for you to do."),),
+        paragraphs=(overtaken.get(closing, thanks),),
         closing="",
         button=None,
     )
@@ -222,22 +238,31 @@ def _to_customer(
 
 
 def _why(matter: Matter) -> str:
-    failure = matter.charge.last_error
-    return "" if failure is None else matter.gettext(codes.sentence(told(failure)))
+    reason = policy.reason(matter.charge)
+    return "" if reason is None else matter.gettext(reason.sentence)
 
 
 def _nothing_taken(matter: Matter) -> str:
     """Say so, unless something that was sent earlier may yet take it."""
-    return "" if policy.money_may_move(matter.charge) else matter.gettext("No money was taken.")
+    is_certain = not policy.money_may_move(matter.charge) and not _is_doubtful(matter)
+    return matter.gettext("No money was taken.") if is_certain else ""
+
+
+def _is_doubtful(matter: Matter) -> bool:
+    """Whether an earlier try may yet take it, as of the charge's last change: at worst that is said for too long."""
+    return policy.doubtful_until(matter.charge, matter.charge.updated_at) is not None
 
 
 def _ways(matter: Matter) -> list[str]:
     """Name the ways out that are open (S5); the same card is none where it waits, or would be refused again."""
     _, charge = matter.gettext, matter.charge
     open_now = policy.options(charge)
-    refused_again = charge.last_error is not None and codes.advice(told(charge.last_error)) is codes.Advice.NEW_CARD
+    reason = policy.reason(charge)
+    refused_again = reason is not None and reason.advice is codes.Advice.NEW_CARD
     if refused_again or charge.status is Status.ACTION_REQUIRED:
         open_now -= {Act.RETRY}
+    if _is_doubtful(matter):
+        open_now -= {Act.OUT_OF_BAND}
     ways = {
         Act.RETRY: _("Try the same card again, now or later."),
         Act.PAYMENT_METHOD: _("Use another card."),
@@ -419,6 +444,9 @@ MEANINGS: Final[Mapping[str, str]] = {  # Of a Discrepancy, and what to do about
     "paid_twice": _("The customer has paid twice: see to it that one of the two is refunded."),
     "paid_elsewhere": _(
         "It was paid by another PaymentIntent than ours, which closed the charge. Find out who made it."
+    ),
+    "paid_after_cancel_asked": _(
+        "It had been paid before it could be canceled: deliver what was paid for, or refund it."
     ),
     "paid_after_canceled": _("It was paid although it was canceled: refund it, or deliver what was paid for."),
     "paid_after_paid_out_of_band": _(

@@ -278,6 +278,12 @@ CLOSES_AS: Final[Mapping[str, tuple[Status, CancelReason | None]]] = {
     "paid_elsewhere": (Status.PAID_OUT_OF_BAND, None),   # Another PaymentIntent than the recorded one took the money.
 }
 
+OVERTAKEN: Final[Mapping[str, tuple[str, str]]] = {      # By money: what is then to be settled, and why.
+    "cancel":      ("paid_after_cancel_asked", "paid before it could be canceled"),
+    "expire":      ("paid_after_cancel_asked", "paid before it could be canceled"),
+    "out_of_band": ("paid_twice", "paid here and elsewhere: refund one"),
+}                                                        # Of `paid_elsewhere` it is known.
+
 CANCELLATION_REASON: Final[Mapping[str, str]] = {        # Stripe's own words for why it was canceled.
     "cancel":         "requested_by_customer",
     "expire":         "abandoned",
@@ -308,6 +314,7 @@ SAVED: Final = frozenset({                     # What ran to its end under the k
     *STATE, Seen.DECLINED, Seen.AUTHENTICATION_REQUIRED, Seen.TRANSIENT_DECLINE, Seen.DUPLICATE_TRANSACTION,
     Seen.UNEXPECTED_STATE,
 })
+NEVER_JUDGED: Final = frozenset({*REFUSED, Seen.UNEXPECTED_STATE, Seen.TRANSIENT_DECLINE})  # No bank has looked at the card.
 LEARNED_NOTHING: Final = frozenset({Seen.UNAUTHORIZED, Seen.KEY_IN_USE, Seen.LIMITED, Seen.NO_REPLY})
 OF_A_REFUND: Final = frozenset({Seen.REFUNDED, Seen.REFUND_FAILED})
 SHOWN: Final = frozenset({*STATE, Seen.UNCONFIRMED})             # Read off a PaymentIntent, so worth nothing without it.
@@ -332,14 +339,14 @@ TRANSIENT_WAITS: Final = (
     timedelta(minutes=1),
     timedelta(minutes=10),
     timedelta(hours=1),
-)  # S6, then the customer is asked.
+)  # S6: of a card that nobody has judged yet; then it goes by the schedule, or the customer is asked.
 LIST_FOR: Final = timedelta(days=31)  # After a restore every new charge is looked for first; no task lives longer.
 LOST_MARGIN: Final = KEY_LIFE  # What was begun before the restore point may have gone on after it.
 LIST_MARGIN: Final = timedelta(minutes=10)  # Stripe's clock and ours may differ.
 SCHEDULED_LIMIT: Final = 8  # Attempts of a charge, the first included, after which none is made by itself any more.
 CARD_REST: Final = timedelta(
     hours=23
-)  # Between two attempts by ourselves with one card: one a day, and none is on time.
+)  # Between two attempts by ourselves with a card that was judged: one a day, and none is on time.
 NOTICE_AGAIN: Final = timedelta(minutes=30)  # When what was not told is put into the queue once more; then
 NOTICE_AGAIN_AT_MOST: Final = timedelta(days=1)  # after as long again as it has waited: the tasks try more often.
 NOTICE_FOR: Final = EXPIRES_AFTER  # After it what nobody takes is given up: who does not hear by then is gone.
@@ -805,10 +812,26 @@ def new_card_helps(charge: Charge) -> bool:
     return charge.last_error is not None and codes.advice(charge.last_error) is codes.Advice.NEW_CARD
 
 
+def exhausted(charge: Charge) -> bool:
+    """Whether no card is tried any more, whoever asks for it."""
+    return len(charge.attempts) >= ATTEMPTS_LIMIT and charge.open_attempt is None
+
+
+def reason(charge: Charge) -> codes.Row | None:
+    """Say what its last error means now, and to whom: a bank that asked the customer, and asks again, declines."""
+    if charge.last_error is None:
+        return None
+    row = codes.row(charge.last_error)
+    again = row == codes.AUTHENTICATE and charge.status is Status.DECLINED and _is_on_session(_last_request(charge))
+    return codes.ASKED_IN_VAIN if again else row
+
+
 def options(charge: Charge) -> frozenset[Act]:
     """Name the acts open now."""
     if charge.closing is not None:
         return frozenset({Act.RETRY}) if charge.status is Status.BLOCKED else frozenset()
+    if exhausted(charge):
+        return OPTIONS[charge.status] & CLOSINGS
     if charge.status is Status.BLOCKED and _last_request(charge).outcome is None:
         return EVERY_ACT - {Act.PAYMENT_METHOD}  # What is out is settled first.
     return OPTIONS[charge.status] if charge.payment_method else OPTIONS[charge.status] - {Act.RETRY}
@@ -936,6 +959,17 @@ def _scheduled(before: Charge, decision: Decision, observation: Observation, now
     return dataclasses.replace(decision, charge=dataclasses.replace(charge, status=Status.RETRYING, next_attempt_at=at))
 
 
+def _next_at_once(charge: Charge, now: datetime) -> datetime | None:
+    """Say when a card that nobody has judged yet is tried again (S6); None: it was, or had its few tries."""
+    card = charge.attempts[-1].payment_method
+    outcomes = [attempt.outcome for attempt in charge.attempts if attempt.payment_method == card]
+    tries = outcomes.count(Seen.TRANSIENT_DECLINE)
+    judged = not NEVER_JUDGED.issuperset(outcomes)
+    if judged or tries > len(TRANSIENT_WAITS) or len(charge.attempts) >= SCHEDULED_LIMIT:
+        return None
+    return now + TRANSIENT_WAITS[tries - 1]
+
+
 def _next_scheduled(charge: Charge, now: datetime, schedule: tuple[timedelta, ...]) -> datetime | None:
     """Say when this card is tried again; None: not by ourselves."""
     tried = [attempt for attempt in charge.attempts if attempt.payment_method == charge.payment_method]
@@ -943,8 +977,9 @@ def _next_scheduled(charge: Charge, now: datetime, schedule: tuple[timedelta, ..
     last = tried[-1].first_sent_at if tried else None
     if first is None or last is None or charge.pays_elsewhere_since is not None:
         return None
-    earliest = max(now, last + CARD_REST) if charge.livemode else now
-    at = next((first + after for after in schedule if first + after > last and first + after >= earliest), None)
+    earliest = last + CARD_REST if charge.livemode else now
+    slots = (first + after for after in schedule)
+    at = next((max(slot, earliest) for slot in slots if slot > last and slot >= now), None)
     if at is None or len(charge.attempts) >= SCHEDULED_LIMIT or at >= charge.expires_at:
         return None
     return at
@@ -1045,6 +1080,8 @@ def _needless(charge: Charge, audience: Audience, topic: Topic, now: datetime) -
         return _is_here(charge, now)
     if topic is Topic.DECLINED and audience is Audience.CUSTOMER and charge.pays_elsewhere_since is not None:
         return True  # They have chosen already.
+    if charge.status is Status.SUCCEEDED and charge.closing is not None:
+        return False  # It was to end without money: they may believe that it has.
     told = any(notice.audience is Audience.CUSTOMER and not notice.dropped for notice in charge.outbox)
     return audience is Audience.CUSTOMER and topic in CONCLUDES and not told
 
@@ -1052,11 +1089,12 @@ def _needless(charge: Charge, audience: Audience, topic: Topic, now: datetime) -
 def _is_here(charge: Charge, now: datetime) -> bool:
     """Whether the customer made the last attempt themselves, and only just now."""
     last = charge.attempts[-1] if charge.attempts else None
-    return (
-        last is not None
-        and "return_url" in json.loads(last.parameters)
-        and now < (last.first_sent_at or now) + HERE_FOR
-    )
+    return last is not None and _is_on_session(last) and now < (last.first_sent_at or now) + HERE_FOR
+
+
+def _is_on_session(request: Request) -> bool:
+    """Whether it lets the bank ask the customer."""
+    return "return_url" in json.loads(request.parameters)
 
 
 def _what(observation: Observation, charge: Charge) -> str:  # noqa: C901 - one arm for each.
@@ -1215,7 +1253,9 @@ def _apply(charge: Charge, request: Request, row: Row, seen: Seen, now: datetime
     if row.status is Status.BLOCKED:
         return _blocked(dataclasses.replace(charge, last_error=error), row.blocked_on)
     if row.status in {Status.DECLINED, Status.RETRYING, Status.ACTION_REQUIRED} and request.operation == "confirm":
-        return _declined(dataclasses.replace(charge, last_error=error), row.status, now)
+        in_vain = seen is Seen.AUTHENTICATION_REQUIRED and _is_on_session(request)  # It has asked them already.
+        status = Status.DECLINED if in_vain else row.status
+        return _declined(dataclasses.replace(charge, last_error=error), status, now)
     if row.status is not None:
         charge = dataclasses.replace(charge, status=row.status, blocked_on=None)
     elif charge.status is Status.BLOCKED:
@@ -1230,16 +1270,10 @@ def _declined(charge: Charge, status: Status, now: datetime) -> Decision:
     until = doubtful_until(charge, now)
     if until is not None and status is not Status.ACTION_REQUIRED:
         return _later(_unknown(charge), min(until - now, CLOSING_WAIT))
-    if status is Status.RETRYING:
-        tries = sum(attempt.outcome == Seen.TRANSIENT_DECLINE for attempt in charge.attempts)
-        if tries <= len(TRANSIENT_WAITS):
-            return _rest(
-                dataclasses.replace(
-                    charge, status=status, blocked_on=None, next_attempt_at=now + TRANSIENT_WAITS[tries - 1]
-                )
-            )
+    at = _next_at_once(charge, now) if status is Status.RETRYING else None
+    if status is Status.RETRYING and at is None:
         status = Status.DECLINED
-    return _rest(dataclasses.replace(charge, status=status, blocked_on=None, next_attempt_at=None))
+    return _rest(dataclasses.replace(charge, status=status, blocked_on=None, next_attempt_at=at))
 
 
 def _orphan_answered(charge: Charge, orphan: str, answer: Answered, now: datetime) -> Decision:
@@ -1368,8 +1402,9 @@ def _came_back(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision
         out = dataclasses.replace(last, standing=Standing.OUT, outcome=None)
         return _go_on(_unknown(charge.with_request(out)))
     error = intent.last_error or _last_request(charge).error or charge.last_error
-    asks = intent.last_error is not None and intent.last_error.code == "authentication_required"  # Not: it failed.
-    status = Status.ACTION_REQUIRED if asks else Status.DECLINED
+    asks = intent.last_error is not None and codes.row(intent.last_error) == codes.AUTHENTICATE  # Not: it failed.
+    in_vain = _is_on_session(_last_request(charge))
+    status = Status.ACTION_REQUIRED if asks and not in_vain else Status.DECLINED
     return _declined(dataclasses.replace(charge, last_error=error), status, now)
 
 
@@ -1432,8 +1467,9 @@ def _paid(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
         return _rest(charge)
     if charge.final:
         charge = _discrepancy(charge, f"paid_after_{charge.status}", now, intent.id)
-    elif charge.closing is not None and charge.closing.kind == "out_of_band":  # Of `paid_elsewhere` it is known.
-        charge = _discrepancy(charge, "paid_twice", now, intent.id, "paid here and elsewhere: refund one")
+    elif charge.closing is not None and charge.closing.kind in OVERTAKEN:
+        kind, detail = OVERTAKEN[charge.closing.kind]
+        charge = _discrepancy(charge, kind, now, intent.id, detail)
     if (intent.amount_received, intent.currency) != (charge.terms.amount, charge.terms.currency):
         charge = _discrepancy(charge, "amount_differs", now, intent.id, f"{intent.amount_received} {intent.currency}")
     charge = _settle_open_attempt(charge, Seen.SUCCEEDED)
@@ -1752,7 +1788,8 @@ def _wished(charge: Charge, choice: Chosen, now: datetime) -> Decision:
     if charge.pays_elsewhere_since is not None and not charge.final and charge.closing is None:
         return _rest(charge)  # Chosen twice.
     goes_on = charge.status is Status.BLOCKED and _resumes(charge)  # By itself, once it is mended: not to be promised.
-    if OPTIONS[charge.status] != EVERY_ACT or charge.closing is not None or goes_on:
+    doubtful = doubtful_until(charge, now) is not None  # An earlier key may pay, and then they would have paid twice.
+    if OPTIONS[charge.status] != EVERY_ACT or charge.closing is not None or goes_on or doubtful:
         return _refused(charge, "already_paid" if charge.status in PAID else "act_does_not_fit")
     wished = dataclasses.replace(charge, next_attempt_at=None, pays_elsewhere_since=now)
     if charge.status is Status.RETRYING:

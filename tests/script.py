@@ -207,10 +207,10 @@ def confirming(**terms: Any) -> Script:
     return script
 
 
-def answered(seen: Seen, **terms: Any) -> Script:
+def answered(seen: Seen, error: Failure | None = None, **terms: Any) -> Script:
     """Its first attempt has had this answer."""
     script = confirming(**terms)
-    script.answer(seen)
+    script.answer(seen, error=error)
     return script
 
 

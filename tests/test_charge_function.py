@@ -975,10 +975,12 @@ def test_a_closing_while_the_outcome_is_unknown_is_recorded_and_carried_out() ->
 
 
 @pytest.mark.parametrize(
-    ("act", "discrepancies"), [(Act.CANCEL, []), (Act.OUT_OF_BAND, ["paid_twice"])], ids=["cancel", "cash"]
+    ("act", "discrepancies"),
+    [(Act.CANCEL, ["paid_after_cancel_asked"]), (Act.OUT_OF_BAND, ["paid_twice"])],
+    ids=["cancel", "cash"],
 )
 def test_a_closing_that_money_overtook_is_409_already_paid(world: World, act: Act, discrepancies: list[str]) -> None:
-    """Rule 5: the money had moved; what was paid in cash as well is shown, to be refunded."""
+    """Rule 5: the money had moved; a person delivers or refunds, or refunds what was paid in cash as well."""
     world.engine.fail_next(Fault.DROP_AFTER, CONFIRM)
     world.engine.fail_next(Fault.KEY_IN_USE, CONFIRM, nth=2, times=None)
     unknown = told(world.create())

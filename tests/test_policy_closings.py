@@ -3,7 +3,7 @@
 import pytest
 
 from shared import policy
-from shared.charge import Act, CancelReason, Fetched, Seen, Status
+from shared.charge import Act, Audience, CancelReason, Fetched, Seen, Status, Topic
 from shared.policy import Fetch, List, Rest, Send, Then
 from tests.script import (
     CARD_DECLINED,
@@ -77,7 +77,7 @@ def test_a_closing_that_comes_too_late_finds_the_charge_paid() -> None:
     script.look(Seen.SUCCEEDED)
     assert script.status() is Status.SUCCEEDED
     assert script.charge.cancel_reason is None
-    assert script.charge.discrepancies == ()
+    assert [found.kind for found in script.charge.discrepancies] == ["paid_after_cancel_asked"]
     assert script.choose(Act.CANCEL).refusal == "already_paid"
 
 
@@ -87,6 +87,45 @@ def test_cash_for_a_charge_that_was_paid_meanwhile_is_a_discrepancy() -> None:
     script.reply(Seen.SUCCEEDED)
     assert script.status() is Status.SUCCEEDED
     assert [found.kind for found in script.charge.discrepancies] == ["paid_twice"]
+
+
+@pytest.mark.parametrize("ends", ["cancel", "expire"])
+def test_a_cancel_that_money_overtakes_is_told_to_the_customer_and_to_the_operator(ends: str) -> None:
+    """Nobody had written to them before. They believe that it is canceled: it is to be delivered, or given back."""
+    script = Script(limits=policy.Limits(reaches=frozenset(Audience)))
+    script.reply(Seen.UNCONFIRMED)
+    script.reply(Seen.NO_REPLY)
+    if ends == "cancel":
+        script.choose(Act.CANCEL)
+    else:
+        script.wake(policy.EXPIRES_AFTER)
+    assert script.charge.closing is not None
+    assert script.charge.closing.kind == ends
+    assert not script.charge.outbox
+    script.event(Seen.SUCCEEDED)
+
+    assert script.status() is Status.SUCCEEDED
+    assert [found.kind for found in script.charge.discrepancies] == ["paid_after_cancel_asked"]
+    told = {(notice.audience, notice.topic) for notice in script.charge.outbox}
+    assert told == {
+        (Audience.CUSTOMER, Topic.PAID),
+        (Audience.OPERATOR, Topic.DISCREPANCY),
+        (Audience.CALLER, Topic.OUTCOME),
+    }
+
+
+@pytest.mark.parametrize("act", [Act.CANCEL, Act.OUT_OF_BAND])
+def test_a_customer_is_told_of_money_that_comes_after_the_charge_was_closed(act: Act) -> None:
+    """They may have been told that none will be taken; a closing that nothing overtakes is no news to them."""
+    script = Script(limits=policy.Limits(reaches=frozenset({Audience.CUSTOMER})))
+    script.reply(Seen.UNCONFIRMED)
+    script.send()
+    script.choose(act)
+    script.reply(Seen.CANCELED)
+    assert script.charge.final
+    assert not script.charge.outbox
+    script.event(Seen.SUCCEEDED)
+    assert [notice.topic for notice in script.charge.outbox] == [Topic.PAID]
 
 
 @pytest.mark.parametrize("seen", sorted(set(Seen) - {Seen.SUCCEEDED, Seen.CANCELED}))
@@ -390,6 +429,7 @@ def test_an_expired_charge_that_had_paid_is_paid() -> None:
     assert isinstance(script.step(), Fetch)
     script.look(Seen.SUCCEEDED)
     assert script.status() is Status.SUCCEEDED
+    assert [found.kind for found in script.charge.discrepancies] == ["paid_after_cancel_asked"]
 
 
 def test_a_closing_charge_waits_to_be_sent_again_not_to_be_decided_again() -> None:

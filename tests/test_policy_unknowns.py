@@ -836,10 +836,10 @@ def test_no_more_attempts_than_the_limit_are_made() -> None:
         script.reply(Seen.DECLINED)
         script.choose(Act.RETRY)
     script.reply(Seen.DECLINED)
-    script.choose(Act.RETRY)
-    assert policy.waiting_on(script.charge) is Party.OPERATOR
+    assert script.choose(Act.RETRY).refusal == "act_does_not_fit"
+    assert script.status() is Status.DECLINED
     assert len(script.charge.attempts) == policy.ATTEMPTS_LIMIT
-    assert policy.due_at(script.charge, script.now, None) == script.now + policy.LOOK_EVERY
+    assert policy.due_at(script.charge, script.now, None) == script.charge.expires_at
 
 
 def test_a_burnt_key_past_the_limit_waits_for_a_person() -> None:

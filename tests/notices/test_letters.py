@@ -16,7 +16,19 @@ from shared.notices import STILL_TRUE
 from shared.policy import KEY_HORIZON, options
 from shared.words import SUPPORTED
 from tests.notices.office import Office
-from tests.script import CARD_DECLINED, Script, changed, closing, confirming, declined, intent, recorded
+from tests.script import (
+    ASKS_FOR_THE_CUSTOMER,
+    CARD_DECLINED,
+    DAY,
+    Script,
+    changed,
+    closing,
+    confirming,
+    declined,
+    intent,
+    recorded,
+    tried_again_after_a_burnt_key,
+)
 
 DECLINED: Final = (Audience.CUSTOMER, Topic.DECLINED)
 WAYS: Final = ("/retry", "/cancel", "/out-of-band")  # Commands that operators are given, by the end of their address.
@@ -136,6 +148,28 @@ def test_a_card_that_waits_to_be_confirmed_is_not_offered_as_another_try() -> No
     assert "Use another card" in text
 
 
+def test_nobody_is_promised_that_no_money_is_taken_while_an_earlier_try_is_in_doubt() -> None:
+    """Its key is burnt and less than a day old: it may have paid, so cash is no way out yet."""
+    script = tried_again_after_a_burnt_key()
+    script.answer(Seen.AUTHENTICATION_REQUIRED, error=ASKS_FOR_THE_CUSTOMER)
+    charge = replace(script.charge, updated_at=script.now)
+    text = text_of(charge, Topic.ACTION_REQUIRED)
+    for promise in ("No money", "unpaid", "cash"):
+        assert promise not in text
+    assert "you will not be charged twice" in text
+    assert "Use another card" in text
+    certain = text_of(replace(charge, updated_at=script.now + DAY), Topic.ACTION_REQUIRED)
+    for promise in ("No money is taken until", "ends unpaid on", "cash"):
+        assert promise in certain
+
+
+def test_a_card_that_is_gone_is_not_told_as_nothing_taken_while_an_earlier_try_is_in_doubt() -> None:
+    """What was sent before the ledger was restored may have charged."""
+    charge = preview.sample(Topic.MISSING_OBJECT)
+    assert "No money was taken." in text_of(charge, Topic.MISSING_OBJECT)
+    assert "No money" not in text_of(replace(charge, restored_at=charge.updated_at), Topic.MISSING_OBJECT)
+
+
 def test_only_ways_that_are_open_are_offered() -> None:
     """While a closing is carried out there is nothing to choose."""
     charge = preview.sample(Topic.DECLINED)
@@ -166,6 +200,24 @@ def test_a_customer_reads_why_it_was_canceled(reason: CancelReason, said: str) -
     assert said in text
     assert ("on request" in text) == (reason is CancelReason.REQUESTED)
     assert "No money was taken, and none will be." in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("cancel", "ask for the money back"),
+        ("expire", "ask for the money back"),
+        ("out_of_band", "ask for one of the two back"),
+        ("paid_elsewhere", "Nothing is left for you to do"),  # That is given back by itself.
+    ],
+)
+def test_a_customer_whose_closing_money_has_overtaken_reads_what_to_do_about_it(kind: str, said: str) -> None:
+    """They believe that it was ended; it is paid, and nobody thanks them for that."""
+    charge = preview.sample(Topic.PAID)
+    closing = Closing(kind=kind, actor="customer", at=charge.created_at)
+    assert said in text_of(replace(charge, closing=closing), Topic.PAID)
+    as_asked = replace(charge, closing=closing, status=Status.PAID_OUT_OF_BAND)
+    assert "Nothing is left for you to do" in text_of(as_asked, Topic.PAID)
 
 
 @pytest.mark.parametrize(
@@ -233,6 +285,7 @@ def test_an_account_that_nothing_names_is_not_named() -> None:
     [
         ("paid_twice", "one of the two is refunded"),
         ("paid_elsewhere", "Find out who made it"),
+        ("paid_after_cancel_asked", "deliver what was paid for, or refund it"),
         ("paid_after_canceled", "refund it"),
         ("paid_after_paid_out_of_band", "one is refunded"),
         ("refund_failed", "refund it by hand"),
