@@ -290,6 +290,9 @@ EXTRA: Final = frozenset({"paid_twice", "paid_elsewhere"})  # Discrepancies of m
 
 BY_OPERATOR: Final = "by an operator"  # How a Discrepancy is settled that a person has looked at.
 UNEXPLAINED: Final = "unexplained_payment_intent"  # The kind of Discrepancy that blocks a create.
+NOT_AS_AGREED: Final = "unexplained_payment"       # Of money that names this charge, and is not what was asked for.
+NOT_CANCELED: Final = "orphan_not_canceled"
+ANSWERS_FOR: Final = EXTRA | {NOT_AS_AGREED}       # Whoever took money that one of these is about is seen to already.
 
 # Which of several PaymentIntents of one charge is the one to record: the first kind that is there.
 PREFERENCE: Final[tuple[frozenset[Seen], ...]] = (
@@ -312,6 +315,7 @@ OF_A_REFUND: Final = frozenset({Seen.REFUNDED, Seen.REFUND_FAILED})
 SHOWN: Final = frozenset({*STATE, Seen.UNCONFIRMED})             # Read off a PaymentIntent, so worth nothing without it.
 BLOCKING: Final = frozenset({*REFUSED, Seen.PARAMETERS_DRIFTED, Seen.HELD})  # Outcomes that stay as they are until somebody acts.
 ORPHANED: Final = frozenset({Seen.UNCONFIRMED, Seen.ACTION_REQUIRED})  # What an orphan may be that can be canceled.
+CANCELABLE: Final = ORPHANED | {Seen.HELD}     # What takes no money unless somebody has it do so.
 NEVER_STALE: Final = frozenset({Seen.SUCCEEDED, Seen.CANCELED})  # True for ever once true, so good even when replayed.
 # fmt: on
 
@@ -658,7 +662,9 @@ def _with_next_refund(charge: Charge, refund: Request) -> Charge:
 def next_step(charge: Charge, now: datetime) -> Step:
     """Say what this charge needs done now, from what is recorded alone: so every crash resumes here."""
     if charge.orphans:
-        return Send(request=_orphan_cancel(charge, charge.orphans[0]))
+        orphan = charge.orphans[0]
+        refused = orphan in charge.orphans_refused
+        return Fetch(payment_intent=orphan) if refused else Send(request=_orphan_cancel(charge, orphan))
     refund = next((r for r in charge.refunds if not r.settled and not _past_horizon(r, now)), None)
     if refund is not None:
         assert charge.payment_intent is not None, "only what was taken beside the recorded one is given back"
@@ -1179,11 +1185,26 @@ def _orphan_answered(charge: Charge, orphan: str, answer: Answered, now: datetim
             return _later(charge, LAST_WAIT)
         blocked = answer.seen is Seen.UNAUTHORIZED
         return _blocked(charge, Party.OPERATOR) if blocked else _later(charge, _again(charge, _since(charge), now))
-    left = tuple(o for o in charge.orphans if o != orphan)
-    charge = dataclasses.replace(charge, orphans=left)
-    if answer.seen is not Seen.CANCELED:
-        charge = _discrepancy(charge, "orphan_not_canceled", now, orphan, f"its cancel answered {answer.seen}")
-    return _continue(charge)
+    if answer.seen is Seen.CANCELED:
+        return _continue(_without_orphan(charge, orphan))
+    if orphan in charge.orphans_refused:
+        return _continue(charge)
+    return _go_on(dataclasses.replace(charge, orphans_refused=(*charge.orphans_refused, orphan)))
+
+
+def _without_orphan(charge: Charge, orphan: str) -> Charge:
+    left, refused = (tuple(o for o in orphans if o != orphan) for orphans in (charge.orphans, charge.orphans_refused))
+    return dataclasses.replace(charge, orphans=left, orphans_refused=refused)
+
+
+def _orphan_fetched(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
+    """Its cancel was refused: it is over, or it takes money yet, or a person must cancel it."""
+    if intent.seen is Seen.CANCELED:
+        return _continue(_without_orphan(charge, intent.id))
+    if intent.seen in CANCELABLE:
+        detail = f"its cancel was refused, and Stripe says {intent.seen}"
+        return _continue(_without_orphan(_discrepancy(charge, NOT_CANCELED, now, intent.id, detail), intent.id))
+    return _later(charge, CLOSING_WAIT)  # The bank is working: nothing else is sent before that is known.
 
 
 def _refund_answered(charge: Charge, refund: Request, answer: Answered, now: datetime) -> Decision:
@@ -1449,7 +1470,14 @@ def _settled(charge: Charge, kinds: frozenset[str], payment_intent: str, how: st
 
 
 def _look_failed(charge: Charge, failed: LookFailed, now: datetime, limits: Limits) -> Decision:
+    orphan = charge.orphans[0] if charge.orphans else None
+    if orphan in charge.orphans_refused and failed.seen in {Seen.MISSING_PAYMENT_INTENT, Seen.INVALID}:
+        assert orphan is not None, "it has been looked at"
+        charge = _discrepancy(charge, NOT_CANCELED, now, orphan, "Stripe knows no such PaymentIntent")
+        return _continue(_without_orphan(charge, orphan))
     if charge.final and not charge.tidy:
+        if failed.seen is Seen.MISSING_OBJECT:  # The account is gone, which says nothing of any payment.
+            return _later(charge, LOOK_EVERY)
         if failed.seen in REFUSED:
             return _refunds_checked(charge, is_paid=False, detail="Stripe knows no such PaymentIntent", now=now)
         return _later(charge, LAST_WAIT)
@@ -1584,20 +1612,33 @@ def _is_ours(charge: Charge, intent: PaymentIntent) -> bool:
 
 
 def _known(charge: Charge, intent: PaymentIntent) -> bool:
-    return any(d.payment_intent == intent.id for d in charge.discrepancies)
+    """Whether it has been seen already that it is paid. That its cancel was refused says nothing of that."""
+    return any(d.payment_intent == intent.id and d.kind in ANSWERS_FOR for d in charge.discrepancies)
 
 
 def _another_fetched(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     """Money by another PaymentIntent than the recorded one, confirmed by reading it; or an orphan (rule 6)."""
+    was_orphan = intent.id in charge.orphans
+    if intent.seen is not Seen.SUCCEEDED and intent.id in charge.orphans_refused:
+        return _orphan_fetched(charge, intent, now)
     if intent.seen in ORPHANED and _is_ours(charge, intent) and (charge.payment_intent is not None or charge.final):
         new = intent.id not in charge.orphans
         return _go_on(dataclasses.replace(charge, orphans=(*charge.orphans, intent.id))) if new else _continue(charge)
-    if intent.seen is not Seen.SUCCEEDED or intent.charge_id != charge.id or _known(charge, intent):
+    if intent.seen is not Seen.SUCCEEDED or (intent.charge_id != charge.id and not was_orphan):
         return _rest(charge)
+    charge = _settled(charge, frozenset({NOT_CANCELED}), intent.id, "it is paid", now)
+    charge = _without_orphan(charge, intent.id)
+    if _known(charge, intent):
+        return _continue(charge) if was_orphan else _rest(charge)
     if not _agrees(charge, intent):  # It only says that it is this charge's: a person must see why.
-        return _continue(_discrepancy(charge, "unexplained_payment", now, intent.id, "names this charge, and differs"))
+        return _continue(_discrepancy(charge, NOT_AS_AGREED, now, intent.id, "names this charge, and differs"))
     if charge.payment_intent is None:
         return _adopt(charge, intent, now)
+    return _another_paid(charge, intent, now)
+
+
+def _another_paid(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
+    """The money is there: what is open ends as paid elsewhere, what is paid already gives it back."""
     closes_as = CLOSES_AS[charge.closing.kind][0] if charge.closing else None
     kind = "paid_twice" if charge.status in PAID or closes_as in PAID else "paid_elsewhere"
     charge = _discrepancy(charge, kind, now, intent.id, "a PaymentIntent that is not the recorded one is paid")
@@ -1605,10 +1646,9 @@ def _another_fetched(charge: Charge, intent: PaymentIntent, now: datetime) -> De
         return _continue(_giving_back(charge))
     if charge.closing is None:
         return _close(charge, "paid_elsewhere", "stripe", intent.id, now)
-    if closes_as in PAID:
-        return _rest(charge)
-    # It was to be canceled: it ends as what it is.
-    return _rest(dataclasses.replace(charge, closing=dataclasses.replace(charge.closing, kind="paid_elsewhere")))
+    if closes_as not in PAID:  # It was to be canceled: it ends as what it is.
+        charge = dataclasses.replace(charge, closing=dataclasses.replace(charge.closing, kind="paid_elsewhere"))
+    return _continue(charge)
 
 
 # Closings and the other acts.

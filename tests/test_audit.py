@@ -309,6 +309,64 @@ def test_an_orphan_is_canceled_and_what_may_become_one_is_left_alone(world: Worl
     assert (states[orphan], states[stranger]) == ("canceled", "requires_payment_method")
 
 
+def forgotten(world: World) -> str:
+    """Make a PaymentIntent for the charge that the ledger does not know: the answer to its create was lost, say."""
+    charge = world.charge()
+    form = f"amount=1999&currency=usd&customer={world.customer}&metadata[pio_charge]={charge.id}"
+    form += f"&metadata[pio_body]={charge.body_digest}&metadata[pio_key]={KEY}"
+    form += "&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never"
+    return str(world.at_stripe("POST", "/v1/payment_intents", form)["id"])
+
+
+def paid_before_its_cancel(world: World) -> str:
+    """Let an audit find such an orphan, and a customer pay it before its cancel is sent."""
+    orphan = forgotten(world)
+    world.clock.sleep(2 * HOUR)
+    world.audit(since=world.clock.now() - DAY)
+    assert world.charge().orphans == (orphan,)
+    world.acted_at.append(world.clock.now())
+    world.at_stripe("POST", f"/v1/payment_intents/{orphan}/confirm", "payment_method=pm_card_visa")
+    return orphan
+
+
+@pytest.mark.parametrize("webhooks", [True, False], ids=["webhooks", "no webhooks"])
+def test_an_orphan_that_is_paid_before_its_cancel_is_refunded_once(world: World, webhooks: bool) -> None:
+    """Its cancel is refused, so it is read: the charge has been paid twice."""
+    world.webhooks_on = webhooks
+    world.create()
+    world.settle()
+    orphan = paid_before_its_cancel(world)
+    world.run_tasks()
+    world.settle()
+    audit(world)
+    world.settle()
+    assert world.check() == []
+    assert {one.payment_intent: one.refunded for one in world.engine.tally().moved} == {
+        world.charge().payment_intent: 0,
+        orphan: 1999,
+    }
+    assert len(world.engine.objects("refund")) == 1
+    assert [(found.kind, bool(found.settled)) for found in world.charge().discrepancies] == [("paid_twice", True)]
+
+
+@pytest.mark.parametrize("webhooks", [True, False], ids=["webhooks", "no webhooks"])
+def test_an_open_charge_is_not_charged_on_top_of_an_orphan_that_is_paid(world: World, webhooks: bool) -> None:
+    """Declined, and the customer gives another card after the orphan was paid: nothing is confirmed with it."""
+    world.webhooks_on = webhooks
+    world.create(payment_method="pm_card_chargeDeclinedInsufficientFunds")
+    world.settle()
+    orphan = paid_before_its_cancel(world)
+    told = world.post(f"/{world.charge().id}/payment-method", {"payment_method": "pm_card_mastercard"})
+    assert told is not None
+    assert (told.status, told.body["status"]) == (200, "paid_out_of_band")
+    world.settle()
+    audit(world)
+    world.settle()
+    assert world.check() == []
+    assert [one.payment_intent for one in world.engine.tally().moved] == [orphan]
+    assert [found.kind for found in world.charge().discrepancies] == ["paid_elsewhere"]
+
+
 def test_the_charges_of_an_account_that_is_gone_are_one_finding_and_nobodys_doubt(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
