@@ -634,7 +634,7 @@ def _orphan_cancel(charge: Charge, payment_intent: str) -> Request:
 def _with_refund(charge: Charge, payment_intent: str, number: int = 1) -> Charge:
     """Record that what this PaymentIntent took is to be given back: all that is left of it.
 
-    Before the first is sent, Stripe is asked whether the recorded PaymentIntent is paid indeed, and keeps its money.
+    Before the first is sent, Stripe is asked whether the one that is to keep its money (`_keeper`) does so indeed.
     """
     refund = Request(
         idempotency_key=f"pio-{charge.id}-refund-{payment_intent}-{number}",
@@ -667,10 +667,11 @@ def next_step(charge: Charge, now: datetime) -> Step:
         return Fetch(payment_intent=orphan) if refused else Send(request=_orphan_cancel(charge, orphan))
     refund = next((r for r in charge.refunds if not r.settled and not _past_horizon(r, now)), None)
     if refund is not None:
-        assert charge.payment_intent is not None, "only what was taken beside the recorded one is given back"
-        is_checked = refund.standing is not Standing.LOOK
-        check = Fetch(payment_intent=charge.payment_intent, with_charges=True)
-        return Send(request=refund) if is_checked else check
+        if refund.standing is not Standing.LOOK:
+            return Send(request=refund)
+        keeper = _keeper(charge)
+        assert keeper is not None, "only what was taken beside another one is given back"
+        return Fetch(payment_intent=keeper, with_charges=True)
     if charge.final:
         return Rest()
     if charge.payment_intent is None:
@@ -1235,13 +1236,14 @@ def _refund_answered(charge: Charge, refund: Request, answer: Answered, now: dat
 
 def _fetched(charge: Charge, fetched: Fetched, now: datetime, limits: Limits) -> Decision:
     intent = fetched.payment_intent
-    if intent.id != charge.payment_intent:
-        return _another_fetched(charge, intent, now)
-    if fetched.amount_refunded is not None and any(refund.standing is Standing.LOOK for refund in charge.refunds):
+    waits = any(refund.standing is Standing.LOOK for refund in charge.refunds)
+    if waits and intent.id == _keeper(charge) and fetched.amount_refunded is not None:
         keeps = fetched.amount_refunded == 0 and not fetched.disputed  # Else a person has settled it, or must.
         is_paid = intent.seen is Seen.SUCCEEDED and _same_money(charge, intent) and keeps
         detail = f"Stripe says {intent.seen}" + ("" if keeps else ", and it is refunded or disputed")
         return _refunds_checked(charge, is_paid=is_paid, detail=detail, now=now)
+    if intent.id != charge.payment_intent:
+        return _another_fetched(charge, intent, now)
     if intent.seen in STATE:
         return _by_state(charge, intent, now)
     if charge.final:
@@ -1396,11 +1398,21 @@ def _paid(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     return _continue(_giving_back(charge))
 
 
+def _keeper(charge: Charge) -> str | None:
+    """Name the PaymentIntent that keeps its money: the recorded one, or the first of those that paid elsewhere."""
+    if charge.status is Status.SUCCEEDED:
+        return charge.payment_intent
+    if charge.status is Status.PAID_OUT_OF_BAND:  # Cash has no PaymentIntent: a person must say what is given back.
+        return next((found.payment_intent for found in charge.discrepancies if found.kind == "paid_elsewhere"), None)
+    return None
+
+
 def _giving_back(charge: Charge) -> Charge:
     """See to it that what other PaymentIntents took for a charge that is paid is given back, once each."""
-    if charge.status is not Status.SUCCEEDED:
+    keeper = _keeper(charge)
+    if keeper is None:
         return charge
-    known = {charge.payment_intent, *(refund.payment_intent for refund in charge.refunds)}
+    known = {keeper, *(refund.payment_intent for refund in charge.refunds)}
     for found in charge.discrepancies:
         if found.kind in EXTRA and found.payment_intent is not None and found.payment_intent not in known:
             charge = _with_refund(charge, found.payment_intent)
@@ -1408,9 +1420,9 @@ def _giving_back(charge: Charge) -> Charge:
 
 
 def _refunds_checked(charge: Charge, *, is_paid: bool, detail: str, now: datetime) -> Decision:
-    """The recorded PaymentIntent is paid indeed, so what others took is given back; else a person must look at it."""
-    recorded = charge.payment_intent
-    assert recorded is not None, "it has been looked at"
+    """The PaymentIntent that keeps its money is paid indeed, so what others took is given back; else a person must look at it."""
+    keeper = _keeper(charge)
+    assert keeper is not None, "it has been looked at"
     refunds = tuple(
         refund
         if refund.standing is not Standing.LOOK
@@ -1419,7 +1431,7 @@ def _refunds_checked(charge: Charge, *, is_paid: bool, detail: str, now: datetim
     )
     charge = dataclasses.replace(charge, refunds=refunds)
     if not is_paid:
-        charge = _discrepancy(charge, "not_paid_at_stripe", now, recorded, detail)
+        charge = _discrepancy(charge, "not_paid_at_stripe", now, keeper, detail)
     return _continue(charge)
 
 
@@ -1756,7 +1768,7 @@ def _closed(charge: Charge) -> Decision:
     charge = dataclasses.replace(
         charge, status=status, cancel_reason=reason, due_at=None, blocked_on=None, next_attempt_at=None
     )
-    return _continue(charge)
+    return _continue(_giving_back(charge))
 
 
 # Time, and our own mistakes.

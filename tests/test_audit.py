@@ -367,6 +367,30 @@ def test_an_open_charge_is_not_charged_on_top_of_an_orphan_that_is_paid(world: W
     assert [found.kind for found in world.charge().discrepancies] == ["paid_elsewhere"]
 
 
+@pytest.mark.parametrize("webhooks", [True, False], ids=["webhooks", "no webhooks"])
+def test_of_two_payments_beside_a_declined_charge_one_is_given_back(world: World, webhooks: bool) -> None:
+    """The first pays for it, though not by the PaymentIntent that is recorded."""
+    world.webhooks_on = webhooks
+    world.create(payment_method="pm_card_chargeDeclinedInsufficientFunds")
+    world.settle()
+    world.acted_at.append(world.clock.now())
+    first = pay_beside(world)
+    audit(world)
+    world.settle()
+    assert world.charge().status is Status.PAID_OUT_OF_BAND
+    second = pay_beside(world)
+    audit(world)
+    world.settle()
+    audit(world)
+    world.settle()
+    assert {one.payment_intent: one.refunded for one in world.engine.tally().moved} == {
+        first["id"]: 0,
+        second["id"]: 1999,
+    }
+    assert len(world.engine.objects("refund")) == 1
+    assert world.check() == []
+
+
 def test_the_charges_of_an_account_that_is_gone_are_one_finding_and_nobodys_doubt(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
