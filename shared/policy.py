@@ -188,13 +188,12 @@ CANCEL: Final[Mapping[Seen, Row]] = {
 # refund is asked for until there is nothing left to give back. It leaves the charge as it is.
 REFUND: Final[Mapping[Seen, Standing]] = {
     Seen.REFUNDED:                Standing.SETTLED,
-    Seen.REFUND_FAILED:           Standing.SETTLED,   # These five: a person must settle it.
-    Seen.MISSING_OBJECT:          Standing.SETTLED,
+    Seen.REFUND_FAILED:           Standing.SETTLED,   # These four: a person must settle it.
     Seen.MISSING_PAYMENT_INTENT:  Standing.SETTLED,
     Seen.INVALID:                 Standing.SETTLED,
     Seen.DECLINED:                Standing.SETTLED,
     Seen.PARAMETERS_DRIFTED:      Standing.BURNT,     # Another key.
-}                                                     # Anything else: the same key again.
+}                                                     # Anything else, also that the account is gone: the same key again.
 
 # What a look that failed blocks on; any other is tried again.
 LOOK_BLOCKED_ON: Final[Mapping[Seen, Party]] = {
@@ -1223,7 +1222,8 @@ def _refund_answered(charge: Charge, refund: Request, answer: Answered, now: dat
     refund = dataclasses.replace(refund, standing=standing, outcome=outcome, error=error, request_id=request_id)
     charge = charge.with_request(refund)
     if standing is Standing.OUT:
-        return _later(charge, _again(charge, refund.first_sent_at, now))
+        gone = answer.seen is Seen.MISSING_OBJECT  # The account: it may be connected again.
+        return _later(charge, LOOK_EVERY if gone else _again(charge, refund.first_sent_at, now))
     if answer.seen is Seen.REFUNDED:
         charge = _settled(charge, EXTRA, payment_intent, "what it took was given back", now)
     else:

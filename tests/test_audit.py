@@ -391,6 +391,40 @@ def test_of_two_payments_beside_a_declined_charge_one_is_given_back(world: World
     assert world.check() == []
 
 
+@pytest.mark.parametrize("looks", [0, 1])
+def test_an_account_that_is_gone_while_money_is_given_back_there_leaves_it_to_be_given_back(
+    world: World, looks: int
+) -> None:
+    """It is connected again, and the customer has the second payment back: nobody was told that none was paid."""
+    account = world.at_stripe("POST", "/v1/accounts", "type=standard")["id"]
+    customer = world.at_stripe("POST", "/v1/customers", **{"Stripe-Account": account})["id"]
+    world.create(account=account, customer=customer)
+    (charge,) = world.charges()
+    form = f"amount=1999&currency=usd&customer={customer}&payment_method=pm_card_visa&confirm=true"
+    form += "&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never"
+    form += f"&metadata[pio_charge]={charge.id}&metadata[pio_key]={KEY}&metadata[pio_body]={charge.body_digest}"
+    extra = world.at_stripe("POST", "/v1/payment_intents", form, **{"Stripe-Account": account})["id"]
+    audit(world)
+    if looks:
+        world.engine.fail_next(StripeFault.DROP_BEFORE, "refunds.create", times=None)
+        world.run_tasks()
+        world.engine.faults.clear()
+    world.engine.disconnect(account)
+    for _ in range(3):
+        world.run_tasks()
+        world.clock.sleep(DAY)
+    (charge,) = world.charges()
+    assert not charge.done
+    assert [found.kind for found in charge.discrepancies] == ["paid_twice"]
+    world.engine.connect(account)
+    world.settle()
+    assert {one.payment_intent: one.refunded for one in world.engine.tally().moved} == {
+        charge.payment_intent: 0,
+        extra: 1999,
+    }
+    assert world.charges()[0].done
+
+
 def test_the_charges_of_an_account_that_is_gone_are_one_finding_and_nobodys_doubt(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
