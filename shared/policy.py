@@ -1402,9 +1402,8 @@ def _keeper(charge: Charge) -> str | None:
     """Name the PaymentIntent that keeps its money: the recorded one, or the first of those that paid elsewhere."""
     if charge.status is Status.SUCCEEDED:
         return charge.payment_intent
-    if charge.status is Status.PAID_OUT_OF_BAND:  # Cash has no PaymentIntent: a person must say what is given back.
-        return next((found.payment_intent for found in charge.discrepancies if found.kind == "paid_elsewhere"), None)
-    return None
+    elsewhere = (found.payment_intent for found in charge.discrepancies if found.kind == "paid_elsewhere")
+    return next(elsewhere, None) if charge.final else None  # Beside cash a person must say what is given back.
 
 
 def _giving_back(charge: Charge) -> Charge:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from infra.local.stripe.engine import Fault as StripeFault
-from shared import wiring
-from shared.charge import Status, charge_id
+from shared import policy, wiring
+from shared.charge import LookFailed, Seen, Status, charge_id
+from shared.deliver import LookUnavailable
 from shared.ledger import properties_of
 from shared.reconcile import PAGE, STEPS_A_WRITE, StripeUnavailable
 from shared.store import CHARGE, Stored
@@ -307,6 +308,30 @@ def test_an_orphan_is_canceled_and_what_may_become_one_is_left_alone(world: Worl
     world.settle()
     states = {intent["id"]: intent["status"] for intent in world.engine.payment_intents()}
     assert (states[orphan], states[stranger]) == ("canceled", "requires_payment_method")
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_payment_whose_key_is_given_up_while_it_is_recovered_is_shown_to_a_person(
+    world: World, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    """The definite no was recorded first; it says nothing of the money, which no later audit would come upon."""
+    paid = pay_beside(world)
+    read = world.parts.gateway.recover
+
+    def overtaken(payment_intent: str, account: str | None) -> Any:
+        found = read(payment_intent, account)
+        world.post("/cancel", {}, key=KEY)
+        return found
+
+    monkeypatch.setattr(world.parts.gateway, "recover", overtaken)
+    if gone:
+        lost = LookFailed(seen=Seen.MISSING_OBJECT)
+        monkeypatch.setattr(world.parts.gateway, "fetch", lambda *_, **__: lost)
+        with pytest.raises(LookUnavailable):
+            world.parts.charger.recover(paid["id"], None)
+        return
+    assert findings(audit(world)) == [("unexplained_payment", "")]
+    assert [found.payment_intent for found in policy.unsettled(world.charge())] == [paid["id"]]
 
 
 def forgotten(world: World) -> str:

@@ -466,6 +466,21 @@ def test_where_a_person_refunded_the_first_that_paid_elsewhere_the_second_keeps_
     assert ("not_paid_at_stripe", "pi_first") in {(d.kind, d.payment_intent) for d in script.charge.discrepancies}
 
 
+def test_of_two_that_paid_for_a_canceled_charge_one_is_given_back() -> None:
+    """What becomes of the first is for a person; nobody pays twice meanwhile."""
+    script = closing(Act.CANCEL, declined())
+    script.reply(Seen.CANCELED)
+    script.fetched(Seen.SUCCEEDED, name="pi_first")
+    assert script.charge.refunds == ()
+    script.fetched(Seen.SUCCEEDED, name="pi_second")
+    kept(script, "pi_first")
+    assert script.reply(Seen.REFUNDED).charge.status is Status.CANCELED
+    assert [(d.payment_intent, bool(d.settled)) for d in script.charge.discrepancies] == [
+        ("pi_first", False),
+        ("pi_second", True),
+    ]
+
+
 def test_once_the_recorded_one_is_paid_after_all_what_was_paid_elsewhere_is_given_back() -> None:
     """Nothing beats that: both others give it back."""
     script = paid_elsewhere()

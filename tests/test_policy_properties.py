@@ -169,7 +169,7 @@ class Stripe(Script):
         assert request.standing in {Standing.UNSENT, Standing.OUT}
         assert not (self.charge.closing and request.operation == "confirm")
         if request.operation == "refund":
-            assert self.charge.status in {Status.SUCCEEDED, Status.PAID_OUT_OF_BAND}
+            assert self.charge.final
             assert request.payment_intent not in {self.charge.payment_intent, policy._keeper(self.charge)}
             return
         assert not self.charge.final
