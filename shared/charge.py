@@ -258,6 +258,7 @@ class Charge:
     payment_intent: str | None = None
     attempts: tuple[Attempt, ...] = ()
     orphans: tuple[str, ...] = ()  # Other PaymentIntents of this charge, to be canceled before it is confirmed.
+    orphans_refused: tuple[str, ...] = ()  # Those of them whose cancel was refused: each is read, it may be paid.
     refunds: tuple[Request, ...] = ()  # Of money that another PaymentIntent than the recorded one took for this charge.
     restored_at: datetime | None = None  # When a restored ledger was reopened, if the lost time may still act on this.
     lost_since: datetime | None = None  # From when on that ledger may have forgotten what was done.

@@ -503,11 +503,15 @@ class Charger:
             reaches=self._limits.reaches,
         )
         held = self._insert(self._settled(found, None, self._new_lease()))
-        if held is not None:
-            log.error(
-                "a discrepancy was recorded", charge=found.id, kind="paid_without_charge", payment_intent=payment_intent
-            )
-        return found if held is None else held.charge
+        if held is None:  # Somebody has recorded it meanwhile, and knows nothing of this payment.
+            try:
+                return self.examine(found.id, payment_intent)
+            except AccountGone as gone:
+                raise LookUnavailable(payment_intent) from gone
+        log.error(
+            "a discrepancy was recorded", charge=found.id, kind="paid_without_charge", payment_intent=payment_intent
+        )
+        return held.charge
 
     def examine(self, charge_id: str, payment_intent: str, *, with_charges: bool = True) -> Charge:
         """Read a PaymentIntent that an audit wonders about, and record what that shows about this charge.

@@ -188,13 +188,12 @@ CANCEL: Final[Mapping[Seen, Row]] = {
 # refund is asked for until there is nothing left to give back. It leaves the charge as it is.
 REFUND: Final[Mapping[Seen, Standing]] = {
     Seen.REFUNDED:                Standing.SETTLED,
-    Seen.REFUND_FAILED:           Standing.SETTLED,   # These five: a person must settle it.
-    Seen.MISSING_OBJECT:          Standing.SETTLED,
+    Seen.REFUND_FAILED:           Standing.SETTLED,   # These four: a person must settle it.
     Seen.MISSING_PAYMENT_INTENT:  Standing.SETTLED,
     Seen.INVALID:                 Standing.SETTLED,
     Seen.DECLINED:                Standing.SETTLED,
     Seen.PARAMETERS_DRIFTED:      Standing.BURNT,     # Another key.
-}                                                     # Anything else: the same key again.
+}                                                     # Anything else, also that the account is gone: the same key again.
 
 # What a look that failed blocks on; any other is tried again.
 LOOK_BLOCKED_ON: Final[Mapping[Seen, Party]] = {
@@ -297,6 +296,9 @@ EXTRA: Final = frozenset({"paid_twice", "paid_elsewhere"})  # Discrepancies of m
 
 BY_OPERATOR: Final = "by an operator"  # How a Discrepancy is settled that a person has looked at.
 UNEXPLAINED: Final = "unexplained_payment_intent"  # The kind of Discrepancy that blocks a create.
+NOT_AS_AGREED: Final = "unexplained_payment"       # Of money that names this charge, and is not what was asked for.
+NOT_CANCELED: Final = "orphan_not_canceled"
+ANSWERS_FOR: Final = EXTRA | {NOT_AS_AGREED}       # Whoever took money that one of these is about is seen to already.
 
 # Which of several PaymentIntents of one charge is the one to record: the first kind that is there.
 PREFERENCE: Final[tuple[frozenset[Seen], ...]] = (
@@ -320,6 +322,7 @@ OF_A_REFUND: Final = frozenset({Seen.REFUNDED, Seen.REFUND_FAILED})
 SHOWN: Final = frozenset({*STATE, Seen.UNCONFIRMED})             # Read off a PaymentIntent, so worth nothing without it.
 BLOCKING: Final = frozenset({*REFUSED, Seen.PARAMETERS_DRIFTED, Seen.HELD})  # Outcomes that stay as they are until somebody acts.
 ORPHANED: Final = frozenset({Seen.UNCONFIRMED, Seen.ACTION_REQUIRED})  # What an orphan may be that can be canceled.
+CANCELABLE: Final = ORPHANED | {Seen.HELD}     # What takes no money unless somebody has it do so.
 NEVER_STALE: Final = frozenset({Seen.SUCCEEDED, Seen.CANCELED})  # True for ever once true, so good even when replayed.
 # fmt: on
 
@@ -665,7 +668,7 @@ def _orphan_cancel(charge: Charge, payment_intent: str) -> Request:
 def _with_refund(charge: Charge, payment_intent: str, number: int = 1) -> Charge:
     """Record that what this PaymentIntent took is to be given back: all that is left of it.
 
-    Before the first is sent, Stripe is asked whether the recorded PaymentIntent is paid indeed, and keeps its money.
+    Before the first is sent, Stripe is asked whether the one that is to keep its money (`_keeper`) does so indeed.
     """
     refund = Request(
         idempotency_key=f"pio-{charge.id}-refund-{payment_intent}-{number}",
@@ -693,13 +696,16 @@ def _with_next_refund(charge: Charge, refund: Request) -> Charge:
 def next_step(charge: Charge, now: datetime) -> Step:
     """Say what this charge needs done now, from what is recorded alone: so every crash resumes here."""
     if charge.orphans:
-        return Send(request=_orphan_cancel(charge, charge.orphans[0]))
+        orphan = charge.orphans[0]
+        refused = orphan in charge.orphans_refused
+        return Fetch(payment_intent=orphan) if refused else Send(request=_orphan_cancel(charge, orphan))
     refund = next((r for r in charge.refunds if not r.settled and not _past_horizon(r, now)), None)
     if refund is not None:
-        assert charge.payment_intent is not None, "only what was taken beside the recorded one is given back"
-        is_checked = refund.standing is not Standing.LOOK
-        check = Fetch(payment_intent=charge.payment_intent, with_charges=True)
-        return Send(request=refund) if is_checked else check
+        if refund.standing is not Standing.LOOK:
+            return Send(request=refund)
+        keeper = _keeper(charge)
+        assert keeper is not None, "only what was taken beside another one is given back"
+        return Fetch(payment_intent=keeper, with_charges=True)
     if charge.final:
         return Rest()
     if charge.payment_intent is None:
@@ -1282,11 +1288,26 @@ def _orphan_answered(charge: Charge, orphan: str, answer: Answered, now: datetim
             return _later(charge, LAST_WAIT)
         blocked = answer.seen is Seen.UNAUTHORIZED
         return _blocked(charge, Party.OPERATOR) if blocked else _later(charge, _again(charge, _since(charge), now))
-    left = tuple(o for o in charge.orphans if o != orphan)
-    charge = dataclasses.replace(charge, orphans=left)
-    if answer.seen is not Seen.CANCELED:
-        charge = _discrepancy(charge, "orphan_not_canceled", now, orphan, f"its cancel answered {answer.seen}")
-    return _continue(charge)
+    if answer.seen is Seen.CANCELED:
+        return _continue(_without_orphan(charge, orphan))
+    if orphan in charge.orphans_refused:
+        return _continue(charge)
+    return _go_on(dataclasses.replace(charge, orphans_refused=(*charge.orphans_refused, orphan)))
+
+
+def _without_orphan(charge: Charge, orphan: str) -> Charge:
+    left, refused = (tuple(o for o in orphans if o != orphan) for orphans in (charge.orphans, charge.orphans_refused))
+    return dataclasses.replace(charge, orphans=left, orphans_refused=refused)
+
+
+def _orphan_fetched(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
+    """Its cancel was refused: it is over, or it takes money yet, or a person must cancel it."""
+    if intent.seen is Seen.CANCELED:
+        return _continue(_without_orphan(charge, intent.id))
+    if intent.seen in CANCELABLE:
+        detail = f"its cancel was refused, and Stripe says {intent.seen}"
+        return _continue(_without_orphan(_discrepancy(charge, NOT_CANCELED, now, intent.id, detail), intent.id))
+    return _later(charge, CLOSING_WAIT)  # The bank is working: nothing else is sent before that is known.
 
 
 def _refund_answered(charge: Charge, refund: Request, answer: Answered, now: datetime) -> Decision:
@@ -1304,7 +1325,8 @@ def _refund_answered(charge: Charge, refund: Request, answer: Answered, now: dat
     refund = dataclasses.replace(refund, standing=standing, outcome=outcome, error=error, request_id=request_id)
     charge = charge.with_request(refund)
     if standing is Standing.OUT:
-        return _later(charge, _again(charge, refund.first_sent_at, now))
+        gone = answer.seen is Seen.MISSING_OBJECT  # The account: it may be connected again.
+        return _later(charge, LOOK_EVERY if gone else _again(charge, refund.first_sent_at, now))
     if answer.seen is Seen.REFUNDED:
         charge = _settled(charge, EXTRA, payment_intent, "what it took was given back", now)
     else:
@@ -1317,13 +1339,14 @@ def _refund_answered(charge: Charge, refund: Request, answer: Answered, now: dat
 
 def _fetched(charge: Charge, fetched: Fetched, now: datetime, limits: Limits) -> Decision:
     intent = fetched.payment_intent
-    if intent.id != charge.payment_intent:
-        return _another_fetched(charge, intent, now)
-    if fetched.amount_refunded is not None and any(refund.standing is Standing.LOOK for refund in charge.refunds):
+    waits = any(refund.standing is Standing.LOOK for refund in charge.refunds)
+    if waits and intent.id == _keeper(charge) and fetched.amount_refunded is not None:
         keeps = fetched.amount_refunded == 0 and not fetched.disputed  # Else a person has settled it, or must.
         is_paid = intent.seen is Seen.SUCCEEDED and _same_money(charge, intent) and keeps
         detail = f"Stripe says {intent.seen}" + ("" if keeps else ", and it is refunded or disputed")
         return _refunds_checked(charge, is_paid=is_paid, detail=detail, now=now)
+    if intent.id != charge.payment_intent:
+        return _another_fetched(charge, intent, now)
     if intent.seen in STATE:
         return _by_state(charge, intent, now)
     if charge.final:
@@ -1486,11 +1509,20 @@ def _paid(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     return _continue(_giving_back(charge))
 
 
+def _keeper(charge: Charge) -> str | None:
+    """Name the PaymentIntent that keeps its money: the recorded one, or the first of those that paid elsewhere."""
+    if charge.status is Status.SUCCEEDED:
+        return charge.payment_intent
+    elsewhere = (found.payment_intent for found in charge.discrepancies if found.kind == "paid_elsewhere")
+    return next(elsewhere, None) if charge.final else None  # Beside cash a person must say what is given back.
+
+
 def _giving_back(charge: Charge) -> Charge:
     """See to it that what other PaymentIntents took for a charge that is paid is given back, once each."""
-    if charge.status is not Status.SUCCEEDED:
+    keeper = _keeper(charge)
+    if keeper is None:
         return charge
-    known = {charge.payment_intent, *(refund.payment_intent for refund in charge.refunds)}
+    known = {keeper, *(refund.payment_intent for refund in charge.refunds)}
     for found in charge.discrepancies:
         if found.kind in EXTRA and found.payment_intent is not None and found.payment_intent not in known:
             charge = _with_refund(charge, found.payment_intent)
@@ -1498,9 +1530,9 @@ def _giving_back(charge: Charge) -> Charge:
 
 
 def _refunds_checked(charge: Charge, *, is_paid: bool, detail: str, now: datetime) -> Decision:
-    """The recorded PaymentIntent is paid indeed, so what others took is given back; else a person must look at it."""
-    recorded = charge.payment_intent
-    assert recorded is not None, "it has been looked at"
+    """The PaymentIntent that keeps its money is paid indeed, so what others took is given back; else a person must look at it."""
+    keeper = _keeper(charge)
+    assert keeper is not None, "it has been looked at"
     refunds = tuple(
         refund
         if refund.standing is not Standing.LOOK
@@ -1509,7 +1541,7 @@ def _refunds_checked(charge: Charge, *, is_paid: bool, detail: str, now: datetim
     )
     charge = dataclasses.replace(charge, refunds=refunds)
     if not is_paid:
-        charge = _discrepancy(charge, "not_paid_at_stripe", now, recorded, detail)
+        charge = _discrepancy(charge, "not_paid_at_stripe", now, keeper, detail)
     return _continue(charge)
 
 
@@ -1571,7 +1603,14 @@ def _settled(charge: Charge, kinds: frozenset[str], payment_intent: str, how: st
 
 
 def _look_failed(charge: Charge, failed: LookFailed, now: datetime, limits: Limits) -> Decision:
+    orphan = charge.orphans[0] if charge.orphans else None
+    if orphan in charge.orphans_refused and failed.seen in {Seen.MISSING_PAYMENT_INTENT, Seen.INVALID}:
+        assert orphan is not None, "it has been looked at"
+        charge = _discrepancy(charge, NOT_CANCELED, now, orphan, "Stripe knows no such PaymentIntent")
+        return _continue(_without_orphan(charge, orphan))
     if charge.final and not charge.tidy:
+        if failed.seen is Seen.MISSING_OBJECT:  # The account is gone, which says nothing of any payment.
+            return _later(charge, LOOK_EVERY)
         if failed.seen in REFUSED:
             return _refunds_checked(charge, is_paid=False, detail="Stripe knows no such PaymentIntent", now=now)
         return _later(charge, LAST_WAIT)
@@ -1706,23 +1745,36 @@ def _is_ours(charge: Charge, intent: PaymentIntent) -> bool:
 
 
 def _known(charge: Charge, intent: PaymentIntent) -> bool:
-    return any(d.payment_intent == intent.id for d in charge.discrepancies)
+    """Whether it has been seen already that it is paid. That its cancel was refused says nothing of that."""
+    return any(d.payment_intent == intent.id and d.kind in ANSWERS_FOR for d in charge.discrepancies)
 
 
 def _another_fetched(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     """Money by another PaymentIntent than the recorded one, confirmed by reading it; or an orphan (rule 6)."""
+    was_orphan = intent.id in charge.orphans
+    if intent.seen is not Seen.SUCCEEDED and intent.id in charge.orphans_refused:
+        return _orphan_fetched(charge, intent, now)
     if intent.seen in ORPHANED and _is_ours(charge, intent) and (charge.payment_intent is not None or charge.final):
         if intent.id in charge.orphans:
             return _continue(charge)
         if len(charge.orphans) >= ORPHANS_KEPT:
-            return _continue(_discrepancy(charge, "orphan_not_canceled", now, intent.id, "too many at once"))
+            return _continue(_discrepancy(charge, NOT_CANCELED, now, intent.id, "too many at once"))
         return _go_on(dataclasses.replace(charge, orphans=(*charge.orphans, intent.id)))
-    if intent.seen is not Seen.SUCCEEDED or intent.charge_id != charge.id or _known(charge, intent):
+    if intent.seen is not Seen.SUCCEEDED or (intent.charge_id != charge.id and not was_orphan):
         return _rest(charge)
+    charge = _settled(charge, frozenset({NOT_CANCELED}), intent.id, "it is paid", now)
+    charge = _without_orphan(charge, intent.id)
+    if _known(charge, intent):
+        return _continue(charge) if was_orphan else _rest(charge)
     if not _agrees(charge, intent):  # It only says that it is this charge's: a person must see why.
-        return _continue(_discrepancy(charge, "unexplained_payment", now, intent.id, "names this charge, and differs"))
+        return _continue(_discrepancy(charge, NOT_AS_AGREED, now, intent.id, "names this charge, and differs"))
     if charge.payment_intent is None:
         return _adopt(charge, intent, now)
+    return _another_paid(charge, intent, now)
+
+
+def _another_paid(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
+    """The money is there: what is open ends as paid elsewhere, what is paid already gives it back."""
     closes_as = CLOSES_AS[charge.closing.kind][0] if charge.closing else None
     kind = "paid_twice" if charge.status in PAID or closes_as in PAID else "paid_elsewhere"
     charge = _discrepancy(charge, kind, now, intent.id, "a PaymentIntent that is not the recorded one is paid")
@@ -1730,10 +1782,9 @@ def _another_fetched(charge: Charge, intent: PaymentIntent, now: datetime) -> De
         return _continue(_giving_back(charge))
     if charge.closing is None:
         return _close(charge, "paid_elsewhere", "stripe", intent.id, now)
-    if closes_as in PAID:
-        return _rest(charge)
-    # It was to be canceled: it ends as what it is.
-    return _rest(dataclasses.replace(charge, closing=dataclasses.replace(charge.closing, kind="paid_elsewhere")))
+    if closes_as not in PAID:  # It was to be canceled: it ends as what it is.
+        charge = dataclasses.replace(charge, closing=dataclasses.replace(charge.closing, kind="paid_elsewhere"))
+    return _continue(charge)
 
 
 # Closings and the other acts.
@@ -1842,7 +1893,7 @@ def _closed(charge: Charge) -> Decision:
     charge = dataclasses.replace(
         charge, status=status, cancel_reason=reason, due_at=None, blocked_on=None, next_attempt_at=None
     )
-    return _continue(charge)
+    return _continue(_giving_back(charge))
 
 
 # Time, and our own mistakes.

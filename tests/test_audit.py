@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from infra.local.stripe.engine import Fault as StripeFault
-from shared import gateway, reconcile, wiring
+from shared import gateway, policy, reconcile, wiring
 from shared.api import view
-from shared.charge import Happened, Status, charge_id
+from shared.charge import Happened, LookFailed, Seen, Status, charge_id
 from shared.deliver import LookUnavailable
 from shared.ledger import properties_of
 from shared.policy import DISCREPANCIES_KEPT
@@ -311,6 +311,146 @@ def test_an_orphan_is_canceled_and_what_may_become_one_is_left_alone(world: Worl
     world.settle()
     states = {intent["id"]: intent["status"] for intent in world.engine.payment_intents()}
     assert (states[orphan], states[stranger]) == ("canceled", "requires_payment_method")
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_payment_whose_key_is_given_up_while_it_is_recovered_is_shown_to_a_person(
+    world: World, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    """The definite no was recorded first; it says nothing of the money, which no later audit would come upon."""
+    paid = pay_beside(world)
+    read = world.parts.gateway.recover
+
+    def overtaken(payment_intent: str, account: str | None) -> Any:
+        found = read(payment_intent, account)
+        world.post("/cancel", {}, key=KEY)
+        return found
+
+    monkeypatch.setattr(world.parts.gateway, "recover", overtaken)
+    if gone:
+        lost = LookFailed(seen=Seen.MISSING_OBJECT)
+        monkeypatch.setattr(world.parts.gateway, "fetch", lambda *_, **__: lost)
+        with pytest.raises(LookUnavailable):
+            world.parts.charger.recover(paid["id"], None)
+        return
+    assert findings(audit(world)) == [("unexplained_payment", "")]
+    assert [found.payment_intent for found in policy.unsettled(world.charge())] == [paid["id"]]
+
+
+def forgotten(world: World) -> str:
+    """Make a PaymentIntent for the charge that the ledger does not know: the answer to its create was lost, say."""
+    charge = world.charge()
+    form = f"amount=1999&currency=usd&customer={world.customer}&metadata[pio_charge]={charge.id}"
+    form += f"&metadata[pio_body]={charge.body_digest}&metadata[pio_key]={KEY}"
+    form += "&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never"
+    return str(world.at_stripe("POST", "/v1/payment_intents", form)["id"])
+
+
+def paid_before_its_cancel(world: World) -> str:
+    """Let an audit find such an orphan, and a customer pay it before its cancel is sent."""
+    orphan = forgotten(world)
+    world.clock.sleep(2 * HOUR)
+    world.audit(since=world.clock.now() - DAY)
+    assert world.charge().orphans == (orphan,)
+    world.acted_at.append(world.clock.now())
+    world.at_stripe("POST", f"/v1/payment_intents/{orphan}/confirm", "payment_method=pm_card_visa")
+    return orphan
+
+
+@pytest.mark.parametrize("webhooks", [True, False], ids=["webhooks", "no webhooks"])
+def test_an_orphan_that_is_paid_before_its_cancel_is_refunded_once(world: World, webhooks: bool) -> None:
+    """Its cancel is refused, so it is read: the charge has been paid twice."""
+    world.webhooks_on = webhooks
+    world.create()
+    world.settle()
+    orphan = paid_before_its_cancel(world)
+    world.run_tasks()
+    world.settle()
+    audit(world)
+    world.settle()
+    assert world.check() == []
+    assert {one.payment_intent: one.refunded for one in world.engine.tally().moved} == {
+        world.charge().payment_intent: 0,
+        orphan: 1999,
+    }
+    assert len(world.engine.objects("refund")) == 1
+    assert [(found.kind, bool(found.settled)) for found in world.charge().discrepancies] == [("paid_twice", True)]
+
+
+@pytest.mark.parametrize("webhooks", [True, False], ids=["webhooks", "no webhooks"])
+def test_an_open_charge_is_not_charged_on_top_of_an_orphan_that_is_paid(world: World, webhooks: bool) -> None:
+    """Declined, and the customer gives another card after the orphan was paid: nothing is confirmed with it."""
+    world.webhooks_on = webhooks
+    world.create(payment_method="pm_card_chargeDeclinedInsufficientFunds")
+    world.settle()
+    orphan = paid_before_its_cancel(world)
+    told = world.post(f"/{world.charge().id}/payment-method", {"payment_method": "pm_card_mastercard"})
+    assert told is not None
+    assert (told.status, told.body["status"]) == (200, "paid_out_of_band")
+    world.settle()
+    audit(world)
+    world.settle()
+    assert world.check() == []
+    assert [one.payment_intent for one in world.engine.tally().moved] == [orphan]
+    assert [found.kind for found in world.charge().discrepancies] == ["paid_elsewhere"]
+
+
+@pytest.mark.parametrize("webhooks", [True, False], ids=["webhooks", "no webhooks"])
+def test_of_two_payments_beside_a_declined_charge_one_is_given_back(world: World, webhooks: bool) -> None:
+    """The first pays for it, though not by the PaymentIntent that is recorded."""
+    world.webhooks_on = webhooks
+    world.create(payment_method="pm_card_chargeDeclinedInsufficientFunds")
+    world.settle()
+    world.acted_at.append(world.clock.now())
+    first = pay_beside(world)
+    audit(world)
+    world.settle()
+    assert world.charge().status is Status.PAID_OUT_OF_BAND
+    second = pay_beside(world)
+    audit(world)
+    world.settle()
+    audit(world)
+    world.settle()
+    assert {one.payment_intent: one.refunded for one in world.engine.tally().moved} == {
+        first["id"]: 0,
+        second["id"]: 1999,
+    }
+    assert len(world.engine.objects("refund")) == 1
+    assert world.check() == []
+
+
+@pytest.mark.parametrize("looks", [0, 1])
+def test_an_account_that_is_gone_while_money_is_given_back_there_leaves_it_to_be_given_back(
+    world: World, looks: int
+) -> None:
+    """It is connected again, and the customer has the second payment back: nobody was told that none was paid."""
+    account = world.at_stripe("POST", "/v1/accounts", "type=standard")["id"]
+    customer = world.at_stripe("POST", "/v1/customers", **{"Stripe-Account": account})["id"]
+    world.create(account=account, customer=customer)
+    (charge,) = world.charges()
+    form = f"amount=1999&currency=usd&customer={customer}&payment_method=pm_card_visa&confirm=true"
+    form += "&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never"
+    form += f"&metadata[pio_charge]={charge.id}&metadata[pio_key]={KEY}&metadata[pio_body]={charge.body_digest}"
+    extra = world.at_stripe("POST", "/v1/payment_intents", form, **{"Stripe-Account": account})["id"]
+    audit(world)
+    if looks:
+        world.engine.fail_next(StripeFault.DROP_BEFORE, "refunds.create", times=None)
+        world.run_tasks()
+        world.engine.faults.clear()
+    world.engine.disconnect(account)
+    for _ in range(3):
+        world.run_tasks()
+        world.clock.sleep(DAY)
+    (charge,) = world.charges()
+    assert not charge.done
+    assert [found.kind for found in charge.discrepancies] == ["paid_twice"]
+    world.engine.connect(account)
+    world.settle()
+    assert {one.payment_intent: one.refunded for one in world.engine.tally().moved} == {
+        charge.payment_intent: 0,
+        extra: 1999,
+    }
+    assert world.charges()[0].done
 
 
 def test_the_charges_of_an_account_that_is_gone_are_one_finding_and_nobodys_doubt(

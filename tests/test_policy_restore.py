@@ -20,7 +20,7 @@ from shared.charge import (
     Status,
     Terms,
 )
-from shared.policy import Fetch, List, Send
+from shared.policy import Fetch, List, Send, Then
 from tests.script import (
     AMOUNT,
     CARD_DECLINED,
@@ -264,6 +264,22 @@ def test_a_refund_that_fails_is_for_a_person() -> None:
     script.reply(Seen.REFUND_FAILED, error=Failure(message="expired_or_canceled_card"))
     assert {one.kind for one in script.charge.discrepancies} == {"paid_twice", "refund_failed"}
     assert script.charge.done
+
+
+@pytest.mark.parametrize("sent", [False, True], ids=["look", "refund"])
+def test_an_account_that_is_gone_settles_no_refund(sent: bool) -> None:
+    """It says nothing of any payment; once a day it is asked again, and once it is back, the money is given back."""
+    script = twice_paid() if sent else answered(Seen.SUCCEEDED)
+    if not sent:
+        script.fetched(Seen.SUCCEEDED, name="pi_extra")
+    said = script.reply(Seen.MISSING_OBJECT) if sent else script.look_failed(Seen.MISSING_OBJECT)
+    assert (said.then, said.wait) == (Then.LATER, policy.LOOK_EVERY)
+    assert not script.charge.done
+    assert [one.kind for one in script.charge.discrepancies] == ["paid_twice"]
+    script.waited()
+    if not sent:
+        script.observe(Fetched(payment_intent=intent(script.charge, Seen.SUCCEEDED), amount_refunded=0))
+    assert script.send().payment_intent == "pi_extra"
 
 
 def test_an_answer_to_a_settled_refund_changes_nothing() -> None:

@@ -589,7 +589,8 @@ class World:
             if charge.done != (charge.due_at is None):
                 found.append(f"{charge.status} with due_at {charge.due_at}")
             elsewhere = charge.closing is not None and charge.closing.kind == "paid_elsewhere"
-            if (charge.status is Status.SUCCEEDED or elsewhere) != (len(moved) == 1):
+            is_paid = charge.status is Status.SUCCEEDED or elsewhere
+            if is_paid != (len(moved) == 1) and not self._is_for_a_person(charge):
                 found.append(f"the ledger says {charge.status}, Stripe moved {moved}")
             if moved and moved != [charge.terms.amount] and charge.terms.amount:
                 found.append(f"moved {moved} instead of {charge.terms.amount}")
@@ -601,10 +602,15 @@ class World:
         found += self._check_stripe()
         return found
 
+    def _is_for_a_person(self, charge: Charge) -> bool:
+        """Whether a canceled charge was paid past the ledger, and a person has been shown by what."""
+        shown = {one.payment_intent for one in policy.unsettled(charge) if one.kind in policy.ANSWERS_FOR}
+        return charge.status is Status.CANCELED and bool(shown - {charge.payment_intent})
+
     def _lies(self, charge: Charge) -> list[str]:
         """Return every "no" that was told although money had moved, or moved later without anybody's doing."""
         paid_at = self.paid_at.get(charge.id)
-        if paid_at is None:
+        if paid_at is None or self._is_for_a_person(charge):
             return []
         lies = []
         for told in self.told:

@@ -2,17 +2,22 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
 from infra.local.stripe.engine import Fault as StripeFault
 from shared import policy
-from shared.charge import Status
-from tests.world import FAULTS, RETRY_SCHEDULE, Fault, World
+from shared.charge import Charge, Status, charge_id
+from shared.deliver import LookUnavailable
+from shared.ledger import LedgerUnavailable
+from tests.world import FAULTS, KEY, OUTAGE, RETRY_SCHEDULE, Fault, Killed, World
 
 Scenario = Callable[[World], None]
 Plan = Mapping[int, Fault]
+
+PAY_NOW: Final = "payment_method=pm_card_visa&confirm=true"
 
 
 def pay(world: World) -> None:
@@ -103,14 +108,85 @@ def paid_three_times(world: World) -> None:
 def _pay_beside(world: World, *, payments: int) -> None:
     world.create(patient=True)
     for charge in world.charges() * payments:
-        if charge.status is not Status.SUCCEEDED:
-            continue
-        form = (
-            f"amount=1999&currency=usd&customer={world.customer}&payment_method=pm_card_visa&confirm=true"
-            f"&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never"
-            f"&metadata[pio_charge]={charge.id}&metadata[pio_body]={charge.body_digest}"
-        )
-        world.at_stripe("POST", "/v1/payment_intents", form)
+        if charge.status is Status.SUCCEEDED:
+            world.at_stripe("POST", "/v1/payment_intents", f"{_made_for(world, charge)}&{PAY_NOW}")
+
+
+def paid_without_a_record(world: World) -> None:
+    """A script pays for a key that no ledger knows; an event tells, or the audit; then a caller comes with that key."""
+    name = charge_id(None, KEY)
+    metadata = f"metadata[pio_charge]={name}&metadata[pio_key]={KEY}"
+    world.at_stripe("POST", "/v1/payment_intents", f"{_for_the_price(world)}&{metadata}&{PAY_NOW}")
+    if world.webhooks_on:
+        world.deliver_webhooks()
+    world.audit_patiently()
+    world.create(patient=True)
+
+
+def paid_before_one_is_recorded(world: World) -> None:
+    """Stripe hears no create of ours for a while; meanwhile a script pays for the charge."""
+    world.engine.fail_next(StripeFault.DROP_BEFORE, "payment_intents.create", times=3)
+    world.create()
+    for charge in world.charges():
+        if charge.payment_intent is None and not charge.final:
+            world.acted_at.append(world.clock.now())
+            world.at_stripe("POST", "/v1/payment_intents", f"{_made_for(world, charge)}&{PAY_NOW}")
+    _let_it_be_found(world)
+
+
+def paid_elsewhere(world: World) -> None:
+    """A card is declined, and a script pays twice, by other PaymentIntents than the recorded one."""
+    world.create(payment_method="pm_card_chargeDeclinedInsufficientFunds", patient=True)
+    for charge in world.charges() * 2:
+        if charge.status is not Status.CANCELED:
+            world.acted_at.append(world.clock.now())
+            paid = world.at_stripe("POST", "/v1/payment_intents", f"{_made_for(world, charge)}&{PAY_NOW}")
+            _let_it_be_seen(world, charge, paid["id"])
+
+
+def an_orphan_is_paid(world: World) -> None:
+    """An audit finds an orphan of a declined charge; it is paid before it is canceled, and then a card is given."""
+    world.create(payment_method="pm_card_chargeDeclinedInsufficientFunds", patient=True)
+    forms = [_made_for(world, charge) for charge in world.charges()]
+    orphans = [world.at_stripe("POST", "/v1/payment_intents", form)["id"] for form in forms]
+    world.clock.sleep(timedelta(hours=2))
+    for charge, orphan in zip(world.charges(), orphans, strict=True):
+        _let_it_be_seen(world, charge, orphan, by_event=False)
+        if charge.status is not Status.CANCELED:
+            world.acted_at.append(world.clock.now())
+            world.at_stripe("POST", f"/v1/payment_intents/{orphan}/confirm", "payment_method=pm_card_visa")
+            world.post(f"/{charge.id}/payment-method", {"payment_method": "pm_card_mastercard"})
+        _let_it_be_seen(world, charge, orphan)
+
+
+def _let_it_be_found(world: World) -> None:
+    if world.webhooks_on:
+        world.deliver_webhooks()
+    else:
+        world.audit_patiently()
+
+
+def _let_it_be_seen(world: World, charge: Charge, payment_intent: str, *, by_event: bool = True) -> None:
+    """Let an event tell of a PaymentIntent, or do what an audit does that comes upon it: a whole one is slow."""
+    if by_event and world.webhooks_on:
+        world.deliver_webhooks()
+        return
+    for _ in range(5):
+        with suppress(Killed, LedgerUnavailable, LookUnavailable):
+            world.parts.charger.examine(charge.id, payment_intent)
+            return
+        world.clock.sleep(OUTAGE)
+
+
+def _for_the_price(world: World) -> str:
+    return (
+        f"amount=1999&currency=usd&customer={world.customer}"
+        "&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never"
+    )
+
+
+def _made_for(world: World, charge: Charge) -> str:
+    return f"{_for_the_price(world)}&metadata[pio_charge]={charge.id}&metadata[pio_body]={charge.body_digest}"
 
 
 def scheduled_and_its_tasks_are_lost(world: World) -> None:
@@ -205,6 +281,10 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     decline_while_the_customer_pays,
     paid_twice,
     paid_three_times,
+    paid_without_a_record,
+    paid_before_one_is_recorded,
+    paid_elsewhere,
+    an_orphan_is_paid,
     scheduled_and_its_tasks_are_lost,
     scheduled_then_another_card,
     scheduled_then_canceled,

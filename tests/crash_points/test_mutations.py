@@ -17,6 +17,7 @@ from shared.store import CHARGE, AlreadyExists, StoreUnavailable
 from tests.crash_points.explore import (
     Exploration,
     Scenario,
+    an_orphan_is_paid,
     cancel,
     decline_then_another_card,
     decline_while_the_customer_pays,
@@ -160,6 +161,21 @@ def an_errored_insert_is_not_read_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Ledger, "insert", insert)
 
 
+def an_orphan_whose_cancel_is_refused_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """It is shown to a person, unread, and from then on what it takes is overlooked."""
+    real = policy._orphan_answered
+
+    def orphan_answered(charge: Charge, orphan: str, answer: Any, now: datetime) -> Decision:
+        decision = real(charge, orphan, answer, now)
+        if orphan not in decision.charge.orphans_refused:
+            return decision
+        found = policy._discrepancy(decision.charge, policy.NOT_CANCELED, now, orphan)
+        return policy._continue(policy._without_orphan(found, orphan))
+
+    patch.setattr(policy, "_orphan_answered", orphan_answered)
+    patch.setattr(policy, "ANSWERS_FOR", policy.ANSWERS_FOR | {policy.NOT_CANCELED})
+
+
 def explore(scenario: Scenario, *, both: bool) -> None:
     """Run what the crash-point suite runs of this scenario."""
     for webhooks in (True, False):
@@ -182,6 +198,7 @@ MUTATIONS: Final[tuple[tuple[Mutation, Scenario, bool], ...]] = (
     (requires_payment_method_is_taken_for_a_decline, decline_then_another_card, False),
     (a_closing_is_sent_before_it_is_committed, cancel, False),
     (an_errored_insert_is_not_read_back, pay_and_walk_away, False),
+    (an_orphan_whose_cancel_is_refused_is_forgotten, an_orphan_is_paid, False),
 )
 
 
