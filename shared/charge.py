@@ -82,6 +82,7 @@ class Topic(StrEnum):
     BLOCKED = "blocked"
     DISCREPANCY = "discrepancy"
     PAYS_ELSEWHERE = "pays_elsewhere"
+    NOT_NOTED = "not_noted"  # They wanted to pay elsewhere, it soon ends unpaid, and nobody has noted that it was paid.
     BUG = "bug"
     OUTCOME = "outcome"
 
@@ -224,6 +225,11 @@ class Terms:
     on_behalf_of: str | None = None
     statement_descriptor_suffix: str | None = None
     receipt_email: str | None = None
+
+    @property
+    def seller(self) -> str | None:
+        """Return the account whose name the customer's statement shows; None: our own."""
+        return self.on_behalf_of or self.account
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,7 +93,7 @@ class Checkout:
         )
         session = _object(heard, "checkout.session")
         replayed = heard is not None and heard.headers.get("idempotent-replayed") == "true"
-        return Opened(session=session["id"], url=self._checked(session.get("url")), replayed=replayed)
+        return Opened(session=session["id"], url=self._of_checkout(session.get("url")), replayed=replayed)
 
     def given(self, charge: Charge, session_id: str) -> Given | None:
         """Return the card that was given in a session for this charge.
@@ -134,7 +134,7 @@ class Checkout:
 
     def seller(self, charge: Charge, now: datetime) -> str | None:
         """Return the name of whom the customer owes; None where Stripe does not tell. Never raises."""
-        account = charge.terms.account or charge.terms.on_behalf_of
+        account = charge.terms.seller
         with self._lock:
             name, until = self._names.get(account, (None, now))
         if now < until:
@@ -152,6 +152,15 @@ class Checkout:
         with self._lock:
             self._names[account] = (name, now + (NAME_KEPT if name else NO_NAME_KEPT))
         return name
+
+    def _of_checkout(self, url: object) -> str:
+        """Return the address of a page of Checkout. Raises Refused for what is none.
+
+        It may be on a domain of the seller's, as an account can have it. It comes from nobody but Stripe, by TLS, and
+        is made of nothing that a customer or a caller wrote.
+        """
+        parts = urlsplit(str(url or ""))
+        return str(url) if parts.scheme == "https" and parts.hostname else self._checked(url)
 
     def _checked(self, url: object) -> str:
         """Return the address of a page of Stripe's. Raises Refused for any other: nobody is sent there."""

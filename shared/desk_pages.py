@@ -91,7 +91,8 @@ def of_charge(  # noqa: PLR0913 - what a page is made of, each by its name.
     """Return a page about a charge. notice: a key of `NOTICES`. wrong: what is wrong with what was filled in."""
     failure = charge.last_error
     told = charge.status is not Status.SUCCEEDED and failure is not None
-    blocked = charge.status is Status.BLOCKED and charge.blocked_on is Party.OPERATOR
+    owners = charge.blocked_on is Party.ACCOUNT_OWNER and policy.new_card_helps(charge)  # And the customer's.
+    blocked = charge.status is Status.BLOCKED and not owners
     return _page(
         frame,
         "charge.html",
@@ -103,7 +104,7 @@ def of_charge(  # noqa: PLR0913 - what a page is made of, each by its name.
         unsettled=policy.unsettled(charge),
         failure=failure if told else None,
         reason=codes.sentence(answers.told(failure)) if told and failure is not None else None,
-        mend=letters.mend(failure) if blocked and failure is not None else None,
+        mend=letters.mend(charge) if blocked else None,
         customer_url=customer_url,
         links=_links(frame.settings, charge),
         mark=mark,

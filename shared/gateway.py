@@ -287,7 +287,8 @@ class Gateway:
         options = _options(None, STRIPE_API_VERSION)
         if account is None:
             return _contact(self._call(partial(self.v1.accounts.retrieve_current, options=options)))
-        return _contact(self._call(partial(self.v1.accounts.retrieve, account, options=options)))
+        heard = self._call(partial(self.v1.accounts.retrieve, account, options=options))
+        return Contact() if heard is not None and heard.status == 403 else _contact(heard)  # Not ours to read, or gone.
 
     def ask(
         self,

@@ -92,10 +92,8 @@ def face(charge: Charge) -> str:
     """Say which page shows this charge. None says that nothing was charged while something may still charge."""
     if charge.closing is not None and not charge.final:
         return "closing"
-    if charge.blocked_on is Party.ACCOUNT_OWNER and not policy.money_may_move(charge):
-        shown = "gone"
-    else:
-        shown = FACES[charge.status]
+    owners = charge.blocked_on is Party.ACCOUNT_OWNER and policy.new_card_helps(charge)
+    shown = "gone" if owners and not policy.money_may_move(charge) else FACES[charge.status]
     if charge.pays_elsewhere_since is not None and Act.PAYMENT_METHOD in policy.options(charge):
         return "elsewhere"
     refused = charge.last_error is not None and codes.advice(told(charge.last_error)) is codes.Advice.NEW_CARD

@@ -344,6 +344,7 @@ NOTICE_AGAIN_AT_MOST: Final = timedelta(days=1)  # after as long again as it has
 NOTICE_FOR: Final = EXPIRES_AFTER  # After it what nobody takes is given up: who does not hear by then is gone.
 GENERATION_APART: Final = 1_000_000  # Versions and notices of a generation: those of a lost time are not used again.
 NOTICES_KEPT: Final = 20  # Told ones, for each audience: enough to see what was said, far below what an entity holds.
+REMIND_BEFORE: Final = timedelta(days=3)  # Of cash that nobody noted, before it ends unpaid: a weekend, and a day.
 HERE_FOR: Final = timedelta(minutes=15)  # After an attempt of theirs a customer is taken to be still on the page.
 ATTEMPTS_LIMIT: Final = 20  # Stripe cancels a PaymentIntent that is confirmed too often; the networks frown far sooner.
 CRASHES_LIMIT: Final = 5  # After so many exceptions of ours in a row a person must look.
@@ -353,6 +354,7 @@ assert KEY_HORIZON < KEY_LIFE
 assert FIRST_WAIT < LAST_WAIT < CLOSING_WAIT < KEY_HORIZON
 assert LOOK_EVERY < EXPIRES_AFTER
 assert NOTICE_AGAIN < NOTICE_AGAIN_AT_MOST < NOTICE_FOR
+assert REMIND_BEFORE < EXPIRES_AFTER
 assert sum(TRANSIENT_WAITS, timedelta()) < EXPIRES_AFTER
 
 
@@ -789,6 +791,11 @@ def needs_person(charge: Charge) -> bool:
     return waiting_on(charge) in {Party.OPERATOR, Party.ACCOUNT_OWNER} or bool(unsettled(charge))
 
 
+def new_card_helps(charge: Charge) -> bool:
+    """Whether another card gets it past its last error: where one is gone, and not where an account is."""
+    return charge.last_error is not None and codes.advice(charge.last_error) is codes.Advice.NEW_CARD
+
+
 def options(charge: Charge) -> frozenset[Act]:
     """Name the acts open now."""
     if charge.closing is not None:
@@ -802,8 +809,18 @@ def due_at(charge: Charge, now: datetime, wait: timedelta | None) -> datetime | 
     """Say when a charge must be looked at again; None once it is done. `wait` is the last decision's."""
     if charge.done:
         return None
-    at = _due_at(charge, now, wait)
+    at, remind_at = _due_at(charge, now, wait), _remind_at(charge)
+    if remind_at is not None and now < remind_at:
+        at = min(at, remind_at)
     return min([at, *(now + _until_reminded(notice, now) for notice in charge.untold)])
+
+
+def _remind_at(charge: Charge) -> datetime | None:
+    """Say from when on those who get the money are reminded to note it; halfway, where little time is left."""
+    since, end = charge.pays_elsewhere_since, charge.expires_at
+    if since is None or charge.final or charge.closing is not None:
+        return None
+    return max(end - REMIND_BEFORE, since + (end - since) / 2)
 
 
 def _until_reminded(notice: Notice, now: datetime) -> timedelta:
@@ -889,7 +906,7 @@ def decide(charge: Charge, observation: Observation, now: datetime, limits: Limi
             decision, charge=decision.charge.noted(now, _what(observation, decision.charge), actor)
         )
     unheard = isinstance(observation, Woken) and observation.unheard
-    if decision.charge == charge and not unheard:
+    if decision.charge == charge and not unheard and not _unnoted(charge, now):
         return decision
     told = _with_notices(charge, decision.charge, now, limits.reaches, unheard=unheard)
     return dataclasses.replace(decision, charge=told)
@@ -937,7 +954,9 @@ def _with_notices(
     elif unheard:
         found += [about for about in NOTICES[after.status] if about[0] is Audience.CALLER]
     if after.pays_elsewhere_since is not None and before.pays_elsewhere_since is None:
-        found += [(Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE), (Audience.CALLER, Topic.OUTCOME)]
+        found += [*_payees(after, Topic.PAYS_ELSEWHERE), (Audience.CALLER, Topic.OUTCOME)]
+    if _unnoted(after, now):
+        found += _payees(after, Topic.NOT_NOTED)
     known = {(one.kind, one.payment_intent) for one in before.discrepancies}
     if any((one.kind, one.payment_intent) not in known for one in unsettled(after)):
         found.append((Audience.OPERATOR, Topic.DISCREPANCY))
@@ -984,11 +1003,26 @@ def _about(charge: Charge, topic: Topic) -> str:
 def _mender(charge: Charge) -> tuple[tuple[Audience, Topic], ...]:
     """Name who must mend a blocked charge, and what they are told."""
     if charge.blocked_on is Party.ACCOUNT_OWNER:  # S7: both parties.
-        missing = ((Audience.ACCOUNT_OWNER, Topic.MISSING_OBJECT), (Audience.CUSTOMER, Topic.MISSING_OBJECT))
-        new_card = charge.last_error is not None and codes.advice(charge.last_error) is codes.Advice.NEW_CARD
-        return missing if new_card else missing[:1]
+        owner, operator = (Audience.ACCOUNT_OWNER, Topic.MISSING_OBJECT), (Audience.OPERATOR, Topic.MISSING_OBJECT)
+        if new_card_helps(charge):
+            return (owner, (Audience.CUSTOMER, Topic.MISSING_OBJECT))
+        return (operator,) if charge.terms.account is None else (owner, operator)  # No card brings an account back.
     internal = charge.last_error is not None and charge.last_error.type == "internal_error"
     return ((Audience.OPERATOR, Topic.BUG if internal else Topic.BLOCKED),)
+
+
+def _payees(charge: Charge, topic: Topic) -> tuple[tuple[Audience, Topic], ...]:
+    """Name who gets the money that is paid elsewhere, and who alone can note it: of our own account they are one."""
+    owner, operator = (Audience.ACCOUNT_OWNER, topic), (Audience.OPERATOR, topic)
+    return (owner,) if charge.terms.account is None else (owner, operator)
+
+
+def _unnoted(charge: Charge, now: datetime) -> bool:
+    """Whether it soon ends unpaid although the customer wanted to pay elsewhere, and nobody was reminded of that."""
+    remind_at, since = _remind_at(charge), charge.pays_elsewhere_since
+    if remind_at is None or since is None or now < remind_at:
+        return False
+    return not any(notice.topic is Topic.NOT_NOTED and notice.at >= since for notice in charge.outbox)
 
 
 def _needless(charge: Charge, audience: Audience, topic: Topic, now: datetime) -> bool:

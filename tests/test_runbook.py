@@ -230,6 +230,23 @@ def test_every_dependency_is_locked_by_hash() -> None:
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", package), package.partition("\n")[0]
 
 
+def test_what_is_installed_beside_the_lock_is_named() -> None:
+    """Whatever `make` gets by a version alone is not covered by the lock, and the page says so."""
+    tools = re.findall(r" ([@\w/-]+)(?:==|@)\$\(\w+_VERSION\)", (REPOSITORY / "Makefile").read_text())
+    assert len(tools) > 3
+    dependencies = SECURITY.partition("## Dependencies")[2].partition("\n## ")[0]
+    for tool in tools:
+        assert re.search(rf"\s{tool}[\s,.]", dependencies), tool
+
+
+def test_every_check_that_is_skipped_says_why() -> None:
+    """At the resource; checkov shows the reason beside what it left out."""
+    skipped = re.findall(r"checkov:skip=(\w+):?(.*)", "".join(TERRAFORM.values()))
+    assert len(skipped) == 4
+    for check, reason in skipped:
+        assert len(reason) > 40, check
+
+
 def test_the_times_that_are_promised_are_the_codes() -> None:
     """Whoever changes one changes the page."""
     assert (timedelta(hours=23), timedelta(hours=24)) == (policy.KEY_HORIZON, policy.KEY_LIFE)

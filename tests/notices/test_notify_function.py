@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pytest
 
+from infra.local.stripe.engine import Fault as StripeFault
 from shared.charge import (
     FINAL,
     Attempt,
@@ -185,6 +186,7 @@ TRUE_WHILE: Final[Mapping[Topic, set[Status]]] = {
     Topic.BLOCKED:         {Status.BLOCKED},
     Topic.DISCREPANCY:     set(Status),
     Topic.PAYS_ELSEWHERE:  set(Status) - FINAL,
+    Topic.NOT_NOTED:       set(Status) - FINAL,
     Topic.BUG:             set(Status),
     Topic.OUTCOME:         {*FINAL, Status.ACTION_REQUIRED, Status.DECLINED, Status.BLOCKED},
 }
@@ -258,9 +260,10 @@ def test_a_discrepancy_that_was_settled_meanwhile_is_not_told(office: Office) ->
 @pytest.mark.parametrize(
     "since", [{"pays_elsewhere_since": None}, {"closing": Closing(kind="cancel", actor="caller", at=START)}], ids=str
 )
-def test_a_wish_to_pay_elsewhere_that_is_over_is_not_told(office: Office, since: dict[str, Any]) -> None:
+@pytest.mark.parametrize("topic", [Topic.PAYS_ELSEWHERE, Topic.NOT_NOTED])
+def test_a_wish_to_pay_elsewhere_that_is_over_is_not_told(office: Office, topic: Topic, since: dict[str, Any]) -> None:
     """They pay by card after all, or it is being canceled."""
-    about = (Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE)
+    about = (Audience.ACCOUNT_OWNER, topic)
     office.record(about, **{"pays_elsewhere_since": office.world.clock.now(), **since})
 
     assert office.answer().body["result"] == "dropped"
@@ -302,13 +305,13 @@ def test_a_notice_that_another_took_the_place_of_while_stripe_was_asked_is_not_t
 
 @pytest.mark.parametrize(
     ("refusal", "status", "again"),
-    [(ServerDown("no route"), 503, True), (NotNow("451 4.7.1"), 409, True), (NeverAccepted("550 5.1.1"), 200, False)],
-    ids=["down", "not now", "never"],
+    [(ServerDown("no route"), 503, True), (NotNow("451 4.7.1"), 409, True), (NeverAccepted("550 5.1.1"), 409, True)],
+    ids=["down", "not now", "never, to the operator either"],
 )
 def test_what_the_mail_server_says_decides_whether_the_task_comes_again(
     office: Office, refusal: Exception, status: int, *, again: bool
 ) -> None:
-    """503 for all mail, 409 for this one, 200 for one that nobody will ever take."""
+    """503 for all mail, 409 for this one; and 409 while it can be handed over to nobody either."""
     office.record(DECLINED)
     office.refuses = refusal  # type: ignore[assignment]
 
@@ -329,7 +332,7 @@ def test_whoever_cannot_be_reached_is_shown_to_the_operator_without_their_addres
 ) -> None:
     """What is lost is somebody's to look into."""
     office.record(DECLINED, customer=office.customer("jo@example.com" if refusal else None))
-    office.refuses = refusal
+    office.refuses, office.refuses_whom = refusal, "jo@example.com"
 
     office.answer()
 
@@ -338,6 +341,47 @@ def test_whoever_cannot_be_reached_is_shown_to_the_operator_without_their_addres
     assert (line["charge"], line["number"], line["audience"], line["topic"]) == (CHARGE_ID, 1, "customer", "declined")
     assert line["reason"] == ("550 5.1.1" if refusal else "no address")
     assert "@" not in json.dumps(line)
+
+
+@pytest.mark.parametrize(
+    "about", [(Audience.OPERATOR, Topic.DISCREPANCY), BLOCKED, (Audience.OPERATOR, Topic.BUG)], ids="-".join
+)
+@pytest.mark.parametrize("reason", ["552 5.2.2", "550 5.1.1"])
+def test_what_the_operator_must_know_is_not_lost_to_a_refusal(
+    office: Office, about: tuple[Audience, Topic], reason: str
+) -> None:
+    """That a customer has paid twice, say: it waits for their address to be mended, for as long as anything waits."""
+    office.record(about, status=Status.BLOCKED, discrepancies=(UNEXPLAINED,))
+    office.refuses = NeverAccepted(reason)
+    assert [office.answer().status for _ in range(3)] == [409] * 3
+    office.world.clock.sleep(NOTICE_FOR - MINUTE)
+    assert office.answer().status == 409
+    office.refuses = None
+    assert office.answer().body["result"] == "told"
+    assert [mail["To"] for mail in office.mails] == [OPERATOR]
+
+
+def test_what_an_owner_cannot_be_told_is_handed_to_the_operator_once(office: Office) -> None:
+    """With what they were to read, and why they did not."""
+    account = office.world.at_stripe("POST", "/v1/accounts", "email=owner@shop.example")["id"]
+    about = (Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE)
+    office.record(about, terms={"account": account}, pays_elsewhere_since=office.world.clock.now())
+    office.refuses, office.refuses_whom = NeverAccepted("550 5.1.1"), "owner@shop.example"
+
+    assert [office.answer().body["result"] for _ in range(2)] == ["dropped", "done before"]
+
+    assert [mail["To"] for mail in office.mails] == [OPERATOR]
+    for said in (f"The owner of {account}", "550 5.1.1", "A customer wants to pay $19.99 in cash or another way"):
+        assert said in " ".join(office.text().split())
+
+
+def test_without_an_operator_nothing_is_handed_over(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is logged."""
+    office = Office(operator_email="")
+    office.record(DECLINED)
+    office.refuses = NeverAccepted("550 5.1.1")
+    assert office.answer().body["result"] == "dropped"
+    assert [line["reason"] for line in errors(capsys)] == ["550 5.1.1"]
 
 
 def test_nothing_that_is_logged_names_whom_it_went_to(office: Office, capsys: pytest.CaptureFixture[str]) -> None:
@@ -526,6 +570,32 @@ def test_an_owner_without_address_has_the_operator_told(office: Office) -> None:
     assert [mail["To"] for mail in office.mails] == [OPERATOR]
 
 
+@pytest.mark.parametrize("refuses", [None, StripeFault.FORBIDDEN], ids=["disconnected", "not allowed"])
+def test_an_owner_whom_stripe_does_not_let_us_ask_about_has_the_operator_told(
+    office: Office, refuses: StripeFault | None
+) -> None:
+    """The account was disconnected, or our API key may not read accounts: neither mends itself by waiting."""
+    account = office.world.at_stripe("POST", "/v1/accounts", "email=owner@shop.example")["id"]
+    if refuses is None:
+        office.world.engine.disconnect(account)
+    else:
+        office.world.engine.fail_next(refuses, "accounts.retrieve", times=None)
+    gone = Failure(type="invalid_request_error", code="account_invalid")
+    office.record(OWNER, status=Status.BLOCKED, terms={"account": account}, last_error=gone)
+    assert office.answer().body["result"] == "told"
+    assert [mail["To"] for mail in office.mails] == [OPERATOR]
+    assert account in office.text()
+
+
+def test_an_operator_who_has_a_notice_of_their_own_gets_no_second_in_the_owners_place(office: Office) -> None:
+    """An account that is gone is told to both, and Stripe names no owner of it any more."""
+    about = (Audience.OPERATOR, Topic.MISSING_OBJECT)
+    gone = Failure(type="invalid_request_error", code="account_invalid")
+    office.record(OWNER, about, status=Status.BLOCKED, terms={"account": "acct_silent"}, last_error=gone)
+    assert [office.answer(number).body["result"] for number in (1, 2)] == ["dropped", "told"]
+    assert [mail["To"] for mail in office.mails] == [OPERATOR]
+
+
 def test_what_was_given_up_before_it_was_asked_for_has_nobody_to_write_to(office: Office) -> None:
     """The definite no names no customer."""
     charge = office.record((Audience.CUSTOMER, Topic.CANCELED), status=Status.CANCELED, due_at=None)
@@ -539,9 +609,10 @@ def test_what_was_given_up_before_it_was_asked_for_has_nobody_to_write_to(office
         ({}, "The Platform"),
         ({"account": "acct_shop"}, "Corner Shop"),
         ({"on_behalf_of": "acct_shop"}, "Corner Shop"),
+        ({"account": "acct_nameless", "on_behalf_of": "acct_shop"}, "Corner Shop"),
         ({"account": "acct_nameless"}, None),
     ],
-    ids=["the platform", "a connected account", "on its behalf", "nameless"],
+    ids=["the platform", "a connected account", "on its behalf", "on another's behalf", "nameless"],
 )
 def test_a_customer_reads_to_whom_they_owe(office: Office, terms: Mapping[str, str], name: str | None) -> None:
     """By the name on their card's statement, where Stripe says it."""

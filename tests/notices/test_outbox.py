@@ -8,10 +8,10 @@ import pytest
 
 from infra.local.stripe.engine import Fault as StripeFault
 from shared import policy
-from shared.charge import Audience, Charge, Status, Topic
+from shared.charge import Act, Audience, Charge, Chosen, Status, Topic
 from shared.ledger import Held, LedgerUnavailable
 from shared.policy import Limits
-from tests.notices.office import Office
+from tests.notices.office import OPERATOR, Office
 from tests.world import FAULTS, QUARANTINE, Fault, World
 
 EVERYBODY = Limits(
@@ -223,6 +223,24 @@ def test_a_deployment_without_mail_keeps_no_outbox() -> None:
     assert world.charge().outbox == ()
 
 
+def test_cash_that_nobody_noted_is_called_to_mind_three_days_before_it_ends_unpaid() -> None:
+    """By the charge's own task, or the sweep: nobody else touches it in all that time."""
+    place = office()
+    charge(place, payment_method=DECLINES)
+    wish = Chosen(act=Act.OUT_OF_BAND, actor="customer", wish=True)
+    one = place.world.charge()
+    place.world.parts.charger.act(one.id, wish, version=None)
+    place.world.settle()
+    assert place.world.charge().due_at == one.expires_at - policy.REMIND_BEFORE
+    place.mails.clear()
+    place.world.clock.time = one.expires_at - policy.REMIND_BEFORE
+    for _ in range(3):
+        place.world.sweep()
+        place.world.settle()
+    assert [mail["Subject"] for mail in place.mails] == ["Has $19.99 been paid in another way? Nobody has noted it"]
+    assert place.world.charge().status is Status.DECLINED
+
+
 def declined_and_canceled(place: Office) -> None:
     """A customer's card is declined, and the order is canceled a day later."""
     charge(place, payment_method=DECLINES, patient=True)
@@ -241,10 +259,12 @@ def declined_and_paid(place: Office) -> None:
 
 @pytest.mark.parametrize("scenario", [declined_and_canceled, declined_and_paid], ids=lambda one: one.__name__)
 def test_no_single_fault_loses_a_notice_or_a_promise(scenario: Callable[[Office], None]) -> None:
-    """At every call: whatever is in the outbox is told in the end, under one name however often."""
+    """At every call: all that is in the outbox arrives in the end, nothing is dropped, each under one name."""
     undisturbed = office()
     scenario(undisturbed)
     undisturbed.world.settle()
+    letters = [str(mail["Subject"]) for mail in undisturbed.mails]
+    assert len(letters) == 2, "of the decline, and of how it ended"
     for index, service in enumerate(undisturbed.world.services):
         for fault in FAULTS[service]:
             if fault in {Fault.CUSTOMER_PAYS, Fault.CANCEL}:
@@ -256,5 +276,9 @@ def test_no_single_fault_loses_a_notice_or_a_promise(scenario: Callable[[Office]
             assert place.world.check() == [], where
             for one in place.world.charges():
                 assert one.untold == (), where
+                assert not any(notice.dropped for notice in one.outbox), where  # All of it stayed true.
+                over = letters if one.final else letters[:1]  # What ends it may have met the fault, and been refused.
+                read = dict.fromkeys(str(mail["Subject"]) for mail in place.mails if mail["To"] != OPERATOR)
+                assert list(read) == over, where
             names = [mail["Message-ID"] for mail in place.mails]
             assert len(names) - len(set(names)) <= 1, where  # Twice only where nobody knew, and under one name.

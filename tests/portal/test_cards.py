@@ -225,6 +225,15 @@ def test_stripes_own_pages_are_stripes(world: Portal, url: str) -> None:
     assert world.parts.checkout._checked(url) == url
 
 
+def test_checkout_on_a_domain_of_the_sellers_is_where_stripe_says_it_is(world: Portal) -> None:
+    """By https alone; the bank's page is on no such domain."""
+    production = Checkout(world.parts.checkout._gateway, None)
+    assert production._of_checkout("https://pay.rides.example/c/pay/cs_1") == "https://pay.rides.example/c/pay/cs_1"
+    for url in ("http://pay.rides.example/x", "javascript:alert(1)", "//pay.rides.example/x", "https://", None):
+        with pytest.raises(Refused):
+            production._of_checkout(url)
+
+
 def test_a_page_of_somebody_elses_is_refused_on_the_way_there(world: Portal) -> None:
     """The customer stays here, and is told that it does not work."""
     world.parts = dataclasses.replace(world.parts, checkout=Checkout(world.parts.checkout._gateway, None))

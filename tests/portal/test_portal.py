@@ -16,10 +16,11 @@ from shared import charge as charges
 from shared import links, pages, policy
 from shared.charge import CancelReason, Party, Status
 from shared.checkout import Checkout
+from shared.gateway import Gateway
 from shared.ledger import LedgerUnavailable
 from tests.portal.portal import Portal, Seen, declined
 from tests.portal.states import CONFIRM, PAGES, STATES
-from tests.script import answered
+from tests.script import Script, answered
 from tests.world import KEY
 
 ASKS: Final = "pm_card_authenticationRequired"
@@ -99,6 +100,17 @@ def test_an_account_that_is_gone_while_the_card_may_be_charged_is_not_told_as_no
     assert policy.waiting_on(script.charge) is Party.ACCOUNT_OWNER
     assert pages.face(script.charge) == "blocked"
     assert pages.choices(script.charge) == ("cancel",)
+
+
+@pytest.mark.parametrize("code", ["account_invalid", "resource_missing"])
+def test_an_account_that_is_gone_asks_the_customer_for_no_card(code: str) -> None:
+    """None helps: it is not theirs to mend."""
+    param = "on_behalf_of" if code == "resource_missing" else None
+    script = Script(on_behalf_of="acct_gone")
+    error = charges.Failure(type="invalid_request_error", code=code, param=param)
+    script.reply(charges.Seen.MISSING_OBJECT, error=error)
+    assert policy.waiting_on(script.charge) is Party.ACCOUNT_OWNER
+    assert (pages.face(script.charge), pages.choices(script.charge)) == ("blocked", ("cancel",))
 
 
 def test_a_charge_without_a_card_asks_for_one_and_says_who_pays_elsewhere() -> None:
@@ -198,6 +210,17 @@ def test_a_seller_whose_name_stripe_does_not_tell_has_none_on_the_page() -> None
     asked = len(world.services)
     world.look()
     assert world.services[asked:] == ["store"]
+
+
+def test_the_page_names_the_seller_that_the_mail_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The account on whose behalf it is charged: its name is on the card's statement."""
+    world = in_state("declined")
+    charge = world.charge()
+    terms = dataclasses.replace(charge.terms, account="acct_platform", on_behalf_of="acct_seller")
+    asked = []
+    monkeypatch.setattr(Gateway, "ask", lambda _gateway, _operation, account, *_more: asked.append(account))
+    world.parts.checkout.seller(dataclasses.replace(charge, terms=terms), world.clock.now())
+    assert asked == [terms.seller] == ["acct_seller"]
 
 
 def test_when_it_is_tried_again_is_told() -> None:

@@ -235,9 +235,12 @@ def test_an_account_that_left_is_403(double: Asker) -> None:
     """Its owner ended the connection; nothing runs in its name until it is back."""
     double.engine.disconnect("acct_one")
     refused = double.post("customers", Stripe_Account="acct_one")
+    hidden = double.get("accounts/acct_one")
     double.engine.connect("acct_one")
 
     assert (refused.status, refused.error["code"]) == (403, "account_invalid")
+    assert (hidden.status, hidden.error["code"]) == (403, "account_invalid")
+    assert double.get("accounts/acct_one").status == 200
     assert double.post("customers", Stripe_Account="acct_one").status == 200
 
 
