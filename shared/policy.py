@@ -1567,9 +1567,9 @@ def _discrepancy(  # noqa: PLR0913 - what a Discrepancy is made of.
 ) -> Charge:
     """Record it, once: the same kind of the same PaymentIntent is new only if more has been refunded.
 
-    Of each kind `DISCREPANCIES_KEPT` have room. The oldest that is settled goes first; money that was given back is not
-    forgotten. Where all are still to be settled, one more is only counted, and the log says which it was: nothing but
-    giving its money back depends on it, and a person must look at so many anyhow.
+    Of each kind `DISCREPANCIES_KEPT` have room. The oldest that is settled goes first; of money that was given back the
+    refund stays. Where all are still to be settled, one more is only counted, and the log says which it was: a person
+    must look at so many anyhow, and an audit finds it again once there is room, and has its money given back.
     """
     found = Discrepancy(
         kind=kind,
@@ -1584,7 +1584,9 @@ def _discrepancy(  # noqa: PLR0913 - what a Discrepancy is made of.
         return charge
     kept = charge.discrepancies
     if sum(d.kind == kind for d in kept) >= DISCREPANCIES_KEPT:
-        over = next((d for d in kept if d.kind == kind and d.settled and d.kind not in EXTRA), None)
+        given_back = {refund.payment_intent for refund in charge.refunds}
+        settled_ones = (d for d in kept if d.kind == kind and d.settled)
+        over = next((d for d in settled_ones if kind not in EXTRA or d.payment_intent in given_back), None)
         if over is None:
             return dataclasses.replace(charge, discrepancies_left_out=charge.discrepancies_left_out + 1)
         kept = tuple(d for d in kept if d is not over)
@@ -1746,7 +1748,8 @@ def _is_ours(charge: Charge, intent: PaymentIntent) -> bool:
 
 def _known(charge: Charge, intent: PaymentIntent) -> bool:
     """Whether it has been seen already that it is paid. That its cancel was refused says nothing of that."""
-    return any(d.payment_intent == intent.id and d.kind in ANSWERS_FOR for d in charge.discrepancies)
+    seen_to = {d.payment_intent for d in charge.discrepancies if d.kind in ANSWERS_FOR}
+    return intent.id in seen_to | {refund.payment_intent for refund in charge.refunds}
 
 
 def _another_fetched(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
