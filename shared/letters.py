@@ -481,15 +481,15 @@ class Block:
 REFUSED: Final = _("Stripe did not do what it was asked, and asking again changes nothing until somebody mends it.")
 HELD: Final = Block(
     _("The money is held on the customer's card, and not taken. We never ask for that: somebody else did, at Stripe."),
-    _("Take what is held, with the first command, or give it back by canceling the charge with the second."),
+    _("Capture it at Stripe if it is to be taken; if not, cancel the charge, which gives it back."),
     ("capture", "cancel"),
     "",
 )
 SPENT: Final = Block(
     _("It was tried as often as a charge may be, and is not tried again: card networks fine whoever goes on."),
     _(
-        "Agree with the customer on another way to pay, and note it with the first command; or cancel the charge with "
-        "the second. A card can only pay for it by a new charge, with another key."
+        "Agree with the customer on another way to pay, and note it; or cancel the charge. A card can only pay for it "
+        "by a new charge, with another key."
     ),
     ("out-of-band", "cancel"),
     "",
