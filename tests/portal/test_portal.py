@@ -128,7 +128,8 @@ def test_a_customer_whom_the_bank_asks_for_while_an_earlier_try_is_in_doubt_is_n
 @pytest.mark.parametrize("tried", [1, policy.ATTEMPTS_LIMIT], ids=["once", "for the last time"])
 def test_a_card_that_is_gone_while_an_earlier_try_is_in_doubt_is_not_told_as_nothing_charged(tried: int) -> None:
     """What was sent before the ledger was restored may have charged."""
-    script = answered(charges.Seen.MISSING_OBJECT)
+    gone = charges.Failure(type="invalid_request_error", code="resource_missing", param="payment_method")
+    script = answered(charges.Seen.MISSING_OBJECT, error=gone)
     attempts = script.charge.attempts * tried
     restored = dataclasses.replace(script.charge, attempts=attempts, restored_at=script.now)
     assert pages.face(restored, script.now) == "blocked"
