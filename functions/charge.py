@@ -140,7 +140,7 @@ def _act(request: flask.Request, name: str, act: Act) -> Answer:
     version = api.read_version(request.headers.get("If-Match"))
     if act is Act.PAYMENT_METHOD:
         card = api.parse(raw, content_type, api.PaymentMethodBody)
-        choice = Chosen(act=act, actor=card.actor, payment_method=card.payment_method)
+        choice = Chosen(act=act, actor=card.actor, payment_method=card.payment_method, customer=card.customer)
     elif act is Act.OUT_OF_BAND:
         cash = api.parse(raw, content_type, api.OutOfBandBody)
         choice = Chosen(act=act, actor=cash.actor, note=cash.reference)

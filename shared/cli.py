@@ -173,9 +173,7 @@ def erase(charge_id: str, *, yes: bool) -> None:
     found = _or_fail(lambda: parts.reconciler.retention.erase(charge_id))
     if found is None:
         _fail("There is no such charge.")
-    click.echo(
-        f"erased: {found.erased_at:%Y-%m-%d %H:%M} UTC. Stripe has its own record of customer {found.terms.customer}."
-    )
+    click.echo(f"erased: {found.erased_at:%Y-%m-%d %H:%M} UTC. Stripe has its own record of customer {found.customer}.")
 
 
 @main.group("dead-letters")
