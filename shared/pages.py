@@ -45,6 +45,7 @@ OFFERED: Final[Mapping[str, tuple[str, ...]]] = {
     "another_card":         ("card", "cash", "cancel"),           # S4: the same card would be refused again.
     "elsewhere":            ("pay", "card", "cancel"),
     "gone":                 ("card", "cash", "cancel"),           # S7.
+    "no_card":              ("cash", "cancel"),                   # S7, too late for another customer.
     "blocked":              ("cancel",),                          # Not the customer's to mend.
 }
 FACES: Final[Mapping[Status, str]] = {
@@ -93,10 +94,11 @@ def face(charge: Charge) -> str:
     if charge.closing is not None and not charge.final:
         return "closing"
     if charge.blocked_on is Party.ACCOUNT_OWNER and not policy.money_may_move(charge):
-        shown = "gone"
+        shown = "no_card" if policy.beyond_cards(charge) else "gone"
     else:
         shown = FACES[charge.status]
-    if charge.pays_elsewhere_since is not None and Act.PAYMENT_METHOD in policy.options(charge):
+    open_to_them = shown == "no_card" or Act.PAYMENT_METHOD in policy.options(charge)
+    if charge.pays_elsewhere_since is not None and open_to_them:
         return "elsewhere"
     refused = charge.last_error is not None and codes.advice(told(charge.last_error)) is codes.Advice.NEW_CARD
     return "another_card" if shown == "declined" and (refused or not charge.payment_method) else shown
@@ -104,7 +106,7 @@ def face(charge: Charge) -> str:
 
 def choices(charge: Charge) -> tuple[str, ...]:
     """Name what a customer may choose now; the first is what the page advises."""
-    open_acts = policy.options(charge)
+    open_acts = policy.options(charge) - ({Act.RETRY} if charge.customer_gone else frozenset())
     return tuple(choice for choice in OFFERED[face(charge)] if CHOICES[choice] in open_acts)
 
 
