@@ -10,8 +10,7 @@ from werkzeug.routing import BaseConverter, Map, Rule
 from shared import answer, api, health, log, wiring
 from shared.answer import Answer, by_task, task_of
 from shared.api import Problem
-from shared.charge import Act, Chosen, charge_id
-from shared.dead_letters import DeadLetters
+from shared.charge import Act, charge_id
 from shared.deliver import TaskBody
 from shared.gateway import STRIPE_API_VERSION
 
@@ -91,8 +90,7 @@ def _create(request: flask.Request) -> Answer:
 def _dead_letter(raw: bytes, request: flask.Request, found: Problem) -> Answer:
     """Keep a task that can never work where a person finds it."""
     parts = wiring.parts("charge")
-    letters = DeadLetters(ledger=parts.ledger, clock=parts.clock, keep_for=parts.settings.retention)
-    name = letters.keep(
+    name = parts.letters.keep(
         idempotency_key=request.headers.get("Idempotency-Key", ""),
         body=raw,
         problem=found.kind,
@@ -136,18 +134,9 @@ def _read(request: flask.Request, name: str | None) -> Answer:
 
 def _act(request: flask.Request, name: str, act: Act) -> Answer:
     parts = wiring.parts("charge")
-    raw, content_type = request.get_data(), request.content_type or ""
     version = api.read_version(request.headers.get("If-Match"))
-    if act is Act.PAYMENT_METHOD:
-        card = api.parse(raw, content_type, api.PaymentMethodBody)
-        choice = Chosen(act=act, actor=card.actor, payment_method=card.payment_method, customer=card.customer)
-    elif act is Act.OUT_OF_BAND:
-        cash = api.parse(raw, content_type, api.OutOfBandBody)
-        choice = Chosen(act=act, actor=cash.actor, note=cash.reference)
-    else:
-        plain = api.parse(raw, content_type, api.ActBody)
-        choice = Chosen(act=act, actor=plain.actor, note=plain.reason)
-    outcome = parts.charger.act(name, choice, version=version)
+    body = api.parse(request.get_data(), request.content_type or "", api.ACT_BODIES[act])
+    outcome = parts.charger.act(name, api.chosen(act, body), version=version)
     if outcome is None:
         raise Problem(404, "not-found", "There is no such charge.")
     return answer.to_caller(outcome, parts.clock.now(), parts.settings.charge_url, parts.show)

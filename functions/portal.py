@@ -18,7 +18,7 @@ from werkzeug.routing import BaseConverter, Map, Rule
 from shared import health, links, log, pages, telemetry, wiring
 from shared.charge import Act, Charge, Chosen, Status
 from shared.checkout import SESSION_PARAMETER, CustomerMissing, Opened, Refused, Unreachable, take_card
-from shared.deliver import Outcome
+from shared.deliver import Outcome, as_seen
 from shared.gate import LedgerClosed
 from shared.ledger import LedgerUnavailable
 from shared.links import LinkExpired, LinkInvalid
@@ -27,7 +27,6 @@ from shared.policy import CLOSES_AS, needs_customer
 from shared.wiring import Parts
 
 BODY_LIMIT_BYTES: Final = 4096  # A form of ours has one field.
-TRIES: Final = 5  # When others write the charge at the same moment.
 
 Answer = flask.Response
 
@@ -189,14 +188,7 @@ class Visit:
         return self._to_page() if outcome is None else self._after(outcome)
 
     def _act(self, charge: Charge, choice: Chosen) -> Outcome:
-        """Act on the charge as it was shown: whatever else was written meanwhile, if it shows the same still."""
-        for _ in range(TRIES):
-            outcome = self._parts.charger.act(charge.id, choice, version=charge.version)
-            assert outcome is not None, "charges are never deleted"
-            if outcome.refusal != "version" or _seen(outcome.charge) != _seen(charge):
-                return outcome
-            charge = outcome.charge
-        return Outcome(charge=charge, busy=True)
+        return as_seen(charge, _seen, lambda at: self._parts.charger.act(at.id, choice, version=at.version))
 
     def _after(self, outcome: Outcome) -> Answer:
         """Go on to where an act leads."""

@@ -46,6 +46,7 @@ NEEDED: Final[Mapping[str, str]] = {  # To do each function's work at all.
     "reconcile": LIBRARIES,
     "notify": LIBRARIES + LANGUAGES + MAIL,
     "portal": LIBRARIES + LANGUAGES,
+    "console": LIBRARIES + LANGUAGES,
 }
 EMPTY: Final = """
 import functions_framework

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from shared import erasure, policy
 from shared.answers import told
-from shared.charge import Charge, Status, Terms, charge_id
+from shared.charge import Act, Charge, Chosen, Status, Terms, charge_id
 
 BODY_LIMIT_BYTES: Final = 64 * 1024  # Fifty metadata values of 500 characters and everything else fit well.
 LATEST_EXPIRY: Final = timedelta(days=365)
@@ -122,6 +122,29 @@ class PaymentMethodBody(_Strict, frozen=True, kw_only=True):
     payment_method: PaymentMethod
     customer: Customer | None = None  # Only where the charge's own is gone at Stripe.
     actor: Annotated[str, Meta(min_length=1, max_length=200)] = "caller"
+
+
+ACT_BODIES: Final[Mapping[Act, type[ActBody] | type[OutOfBandBody] | type[PaymentMethodBody]]] = {
+    Act.RETRY: ActBody,
+    Act.PAYMENT_METHOD: PaymentMethodBody,
+    Act.OUT_OF_BAND: OutOfBandBody,
+    Act.CANCEL: ActBody,
+}
+
+
+def chosen(act: Act, body: ActBody | OutOfBandBody | PaymentMethodBody) -> Chosen:
+    """Return what somebody chose, by the body of the act."""
+    if isinstance(body, PaymentMethodBody):
+        return Chosen(act=act, actor=body.actor, payment_method=body.payment_method, customer=body.customer)
+    return Chosen(act=act, actor=body.actor, note=body.reference if isinstance(body, OutOfBandBody) else body.reason)
+
+
+def filled_in(act: Act, fields: Mapping[str, str]) -> Chosen:
+    """Return what somebody chose in a form, or on a command line. Raises Problem 400."""
+    try:
+        return chosen(act, msgspec.convert(dict(fields), ACT_BODIES[act]))
+    except msgspec.ValidationError as error:
+        raise Problem(400, "invalid-body", f"{error}. Nothing was done.") from error
 
 
 def parse(raw: bytes, content_type: str, model: type[Body]) -> Body:

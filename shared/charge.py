@@ -180,6 +180,7 @@ class Discrepancy:
     detail: str = ""
     settled: str = ""  # How it was settled; empty while somebody must look at it.
     settled_at: datetime | None = None
+    note: str = ""  # What an operator said of it who settled it.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -483,6 +484,14 @@ class Chosen:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reviewed:
+    """An operator has looked at every Discrepancy that stood unsettled, and says what became of it."""
+
+    actor: str
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Woken:
     """A delivery began: time has passed."""
 
@@ -496,4 +505,6 @@ class Crashed:
     exception: str
 
 
-Observation = Answered | Fetched | Compared | Listed | LookFailed | CustomerGone | Happened | Chosen | Woken | Crashed
+Observation = (
+    Answered | Fetched | Compared | Listed | LookFailed | CustomerGone | Happened | Chosen | Reviewed | Woken | Crashed
+)

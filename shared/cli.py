@@ -3,6 +3,7 @@
 Errors go to standard error with what to do; exit code 1 is an answer ("no such charge"), 2 a wrong use.
 """
 
+import getpass
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -11,8 +12,9 @@ from typing import Any, Final, NoReturn
 import click
 import msgspec
 
-from shared import log, wiring
-from shared.dead_letters import DeadLetters
+from shared import api, log, policy, wiring
+from shared.charge import Act, Charge, Reviewed, Status
+from shared.deliver import Outcome
 from shared.gate import KIND, NAME, LedgerClosed, LedgerIdentity
 from shared.ledger import LedgerUnavailable
 from shared.preview import notices
@@ -38,6 +40,9 @@ class _Time(click.ParamType[datetime]):
         except ValueError:
             self.fail(f"write a time such as 2026-11-24T09:00:00Z, not {value!r}", param, context)
         return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
+
+
+_actor = click.option("--actor", default=getpass.getuser, help="Who you are, for whoever reads it later.")
 
 
 @click.group()
@@ -101,6 +106,13 @@ def ledger_reopen(restore_point: datetime, *, yes: bool) -> None:
         click.echo("Open, and Stripe knows nothing of them; ask their callers whether they are still wanted:")
         for name in done.unexplained:
             click.echo(f"  {name}")
+    for name, found in done.discrepancies:
+        click.echo(f"  {found.kind}  charge {name}  {found.payment_intent}  {found.settled or 'NOT SETTLED'}")
+    if done.unlisted:
+        click.echo("STRIPE_API_KEY may not list connected accounts, so none was asked. With a key that may, raise")
+        click.echo(
+            "LEDGER_GENERATION and reopen from the same point; until then each charge there is looked for first."
+        )
     if done.unreachable:
         click.echo(
             "Not asked, because Stripe does not let this API key. What was charged there since is not in the ledger, so"
@@ -157,6 +169,99 @@ def show(charge_id: str) -> None:
     click.echo(json.dumps(_parts().show(found), indent=2))
 
 
+@main.command("list")
+def list_() -> None:
+    """List what needs somebody: as much of it as the operator's page shows."""
+    seen = _or_fail(_parts().desk.overview)
+    if seen.closed:
+        click.echo(f"The ledger is closed: {seen.closed}")
+    for charge in seen.attention.shown:
+        kinds = [found.kind for found in policy.unsettled(charge)]
+        click.echo(f"{charge.id}  {_line(charge)}  {', '.join(kinds) or _why(charge)}")
+    for charge in seen.late.shown:
+        click.echo(f"{charge.id}  {_line(charge)}  open since {charge.created_at:%Y-%m-%d %H:%M} UTC")
+    for found in seen.findings.shown:
+        click.echo(f"{found.name}  {found.detail}")
+    for name, letter in seen.letters.shown:
+        click.echo(f"{name}  dead letter: {letter.problem}")
+    parts = (seen.attention, seen.late, seen.findings, seen.letters)
+    if any(part.more for part in parts):
+        click.echo("There is more than this.")
+    if not seen.closed and not any(part.shown for part in parts):
+        click.echo("Nothing needs anybody.")
+
+
+@main.command()
+@click.argument("text")
+@click.option("--account", help="Of the connected account with this id.")
+def find(text: str, account: str | None) -> None:
+    """Name the charge with this id, PaymentIntent or Idempotency-Key."""
+    found = _or_fail(lambda: _parts().desk.find(text, account))
+    if found is None:
+        _fail("No charge has this id, PaymentIntent or Idempotency-Key.")
+    click.echo(found)
+
+
+@main.command()
+@click.argument("charge_id")
+def look(charge_id: str) -> None:
+    """Do what is due for a charge, or ask Stripe how it stands."""
+    _came_to(_or_fail(lambda: _parts().charger.deliver(charge_id, by_task=False)))
+
+
+@main.command()
+@click.argument("charge_id")
+@_actor
+def retry(charge_id: str, actor: str) -> None:
+    """Try a charge again now, or take it up again once what stopped it is mended."""
+    _act(charge_id, Act.RETRY, actor=actor)
+
+
+@main.command("payment-method")
+@click.argument("charge_id")
+@click.argument("payment_method")
+@click.option("--customer", help="Whose it is, where the charge's own customer is gone at Stripe.")
+@_actor
+def payment_method(charge_id: str, payment_method: str, customer: str | None, actor: str) -> None:
+    """Charge another payment method of the customer's."""
+    whose = {"customer": customer} if customer else {}
+    _act(charge_id, Act.PAYMENT_METHOD, actor=actor, payment_method=payment_method, **whose)
+
+
+@main.command("out-of-band")
+@click.argument("charge_id")
+@click.option("--reference", required=True, help="Of the payment that was made in another way.")
+@_actor
+def out_of_band(charge_id: str, reference: str, actor: str) -> None:
+    """Close a charge that was paid in another way."""
+    _act(charge_id, Act.OUT_OF_BAND, actor=actor, reference=reference)
+
+
+@main.command()
+@click.argument("charge_id")
+@click.option("--reason", required=True, help="For whoever reads it later.")
+@_actor
+def cancel(charge_id: str, reason: str, actor: str) -> None:
+    """Cancel a charge that is not wanted any more."""
+    _act(charge_id, Act.CANCEL, actor=actor, reason=reason)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--note", required=True, help="What became of it, for whoever reads it later.")
+@_actor
+def settle(name: str, note: str, actor: str) -> None:
+    """Say what became of what nobody explained: of a charge, or of a finding that `list` names. No money moves."""
+    parts = _parts()
+    outcome = _or_fail(lambda: parts.charger.review(name, Reviewed(actor=actor, note=note), version=None))
+    if outcome is not None:
+        _came_to(outcome)
+    elif _or_fail(lambda: parts.desk.settle(name, note, actor)) is None:
+        _fail("There is no such charge, and no such finding.")
+    else:
+        click.echo("settled")
+
+
 @main.command()
 @click.argument("charge_id")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -185,7 +290,7 @@ def dead_letters() -> None:
 @click.option("--all", "every", is_flag=True, help="Those that are settled, too.")
 def dead_letters_list(*, every: bool) -> None:
     """List the letters that are not settled."""
-    for name, letter in _or_fail(lambda: list(_letters().all())):
+    for name, letter in _or_fail(lambda: list(_parts().letters.all())):
         if every or letter.settled_at is None:
             settled = "" if letter.settled_at is None else f"  settled: {letter.note}"
             click.echo(f"{name}  {letter.at:%Y-%m-%d %H:%M} UTC  {letter.problem}{settled}")
@@ -195,7 +300,7 @@ def dead_letters_list(*, every: bool) -> None:
 @click.argument("name")
 def dead_letters_show(name: str) -> None:
     """Show a letter with what its caller sent."""
-    letter = _or_fail(lambda: _letters().read(name))
+    letter = _or_fail(lambda: _parts().letters.read(name))
     if letter is None:
         _fail("There is no such dead letter.")
     click.echo(json.dumps(msgspec.to_builtins(letter), indent=2))
@@ -204,16 +309,49 @@ def dead_letters_show(name: str) -> None:
 @dead_letters.command("settle")
 @click.argument("name")
 @click.option("--note", required=True, help="What became of it, for whoever reads it later.")
-def dead_letters_settle(name: str, note: str) -> None:
+@_actor
+def dead_letters_settle(name: str, note: str, actor: str) -> None:
     """Mark a letter as settled, and erase what its caller sent."""
-    if _or_fail(lambda: _letters().settle(name, note)) is None:
+    if _or_fail(lambda: _parts().letters.settle(name, note, actor)) is None:
         _fail("There is no such dead letter.")
     click.echo("settled")
 
 
-def _letters() -> DeadLetters:
-    parts = _parts()
-    return DeadLetters(ledger=parts.ledger, clock=parts.clock, keep_for=parts.settings.retention)
+def _act(charge_id: str, act: Act, **fields: str) -> None:
+    """Do something with a charge, as the API does."""
+    try:
+        choice = api.filled_in(act, fields)
+    except api.Problem as wrong:
+        raise click.UsageError(wrong.detail) from wrong
+    _came_to(_or_fail(lambda: _parts().charger.act(charge_id, choice, version=None)))
+
+
+def _came_to(outcome: Outcome | None) -> None:
+    """Say what became of a charge that somebody acted on."""
+    if outcome is None:
+        _fail("There is no such charge.")
+    charge = outcome.charge
+    if outcome.busy:
+        _fail("It is being worked on at this moment. Nothing was done; try again in a few seconds.")
+    if outcome.refusal is not None:
+        _fail(f"The charge is {charge.status}: {outcome.refusal.replace('_', ' ')}. Nothing was changed.")
+    if not outcome.durable:
+        _fail("It is not certain that this was recorded. It is safe to repeat it.")
+    click.echo(f"{_line(charge)}  {_why(charge)}".rstrip())
+
+
+def _line(charge: Charge) -> str:
+    """Write how a charge stands on a line."""
+    terms = charge.terms
+    waits = policy.waiting_on(charge)
+    return f"{charge.status}{f' (waits for {waits})' if waits else ''}  {terms.amount} {terms.currency}"
+
+
+def _why(charge: Charge) -> str:
+    failure = charge.last_error
+    if failure is None or charge.final or charge.status is Status.UNKNOWN:
+        return ""
+    return " ".join(filter(None, (failure.type, failure.code, failure.decline_code, failure.param)))
 
 
 def _show(report: Report) -> None:

@@ -32,6 +32,7 @@ class DeadLetter:
     idempotency_key: str = ""
     body: str = ""
     settled_at: datetime | None = None
+    settled_by: str = ""
     note: str = ""  # What became of it, by whoever settled it.
 
 
@@ -81,10 +82,10 @@ class DeadLetters:
         stored = self._ledger.read(KIND, name)
         return None if stored is None else msgspec.convert(dict(stored.properties), DeadLetter)
 
-    def settle(self, name: str, note: str) -> DeadLetter | None:
+    def settle(self, name: str, note: str, actor: str) -> DeadLetter | None:
         """Say what became of a letter, and erase what its caller sent. None: there is no such letter.
 
-        Settled again, it has the last note. Raises LedgerUnavailable.
+        Settled again, it has the last note, and says whose that is. Raises LedgerUnavailable.
         """
         while True:
             stored = self._ledger.read(KIND, name)
@@ -97,6 +98,7 @@ class DeadLetters:
                 at=letter.at,
                 expires_at=letter.expires_at,
                 settled_at=letter.settled_at or self._clock.now(),
+                settled_by=actor,
                 note=note,
             )
             if self._replace(name, settled, stored.version):

@@ -42,6 +42,7 @@ from shared.charge import (
     Party,
     PaymentIntent,
     Request,
+    Reviewed,
     Seen,
     Status,
     Terms,
@@ -70,6 +71,7 @@ UNHEARD_PROBES: Final = 2  # One may wait for what Stripe itself waits for.
 BURNT_FAR: Final = timedelta(seconds=30)  # Whose key is burnt waits for a moment that is known: a task hits that.
 PROBE_TASK: Final = timedelta(seconds=15)  # After a probe, that which goes on where it died.
 UNHEARD_APART: Final = timedelta(milliseconds=100)  # Ten a second: Stripe has only just come back.
+TRIES: Final = 5  # Of an act on a charge that others write at the same moment.
 SWEEP_BATCH: Final = 100  # Charges a shard and run: a run stays far below the function's timeout.
 
 
@@ -296,6 +298,24 @@ class Charger:
                 return dataclasses.replace(outcome, existed=True, refusal="already_paid")
             return dataclasses.replace(outcome, existed=True)
 
+    def review(self, charge_id: str, reviewed: Reviewed, *, version: int | None) -> Outcome | None:
+        """Record what an operator says of what nobody explained; nothing is sent. Returns and raises as `act`."""
+        self._gate.check()
+        while True:
+            held = self._ledger.get(charge_id)
+            if held is None:
+                return None
+            if version is not None and held.charge.version != version:
+                return Outcome(charge=held.charge, existed=True, refusal="version")
+            decision = policy.decide(held.charge, reviewed, self._clock.now(), self._limits)
+            if decision.refusal is not None:
+                return Outcome(charge=held.charge, existed=True, refusal=decision.refusal)
+            self._log(decision.charge, reviewed, decision)
+            try:
+                return Outcome(charge=self._update(held, decision.charge).charge, existed=True)
+            except Conflict:
+                continue
+
     def give_up(self, account: str | None, idempotency_key: str, *, livemode: bool, actor: str, note: str) -> Outcome:
         """Rule 7, the definite no: cancel the charge of this key, or see to it that there never will be one."""
         self._gate.check_account(account)
@@ -456,6 +476,7 @@ class Charger:
             generation=self._generation,
             api_version=STRIPE_API_VERSION,
             now=self._clock.now(),
+            reaches=self._limits.reaches,
         )
         held = self._insert(self._settled(found, None, self._new_lease()))
         if held is not None:
@@ -822,6 +843,17 @@ class Charger:
             return f"recovered: {self.recover(intent.id, event.account).status}"
         except NotOurs:
             return "not ours any more"
+
+
+def as_seen(charge: Charge, seen: Callable[[Charge], str], act: Callable[[Charge], Outcome | None]) -> Outcome:
+    """Act on a charge as it was shown: whatever else is written meanwhile, if it shows the same still (`seen`)."""
+    for _ in range(TRIES):
+        outcome = act(charge)
+        assert outcome is not None, "charges are never deleted"
+        if outcome.refusal != "version" or seen(outcome.charge) != seen(charge):
+            return outcome
+        charge = outcome.charge
+    return Outcome(charge=charge, existed=True, busy=True)
 
 
 def _result(outcome: Outcome) -> str:

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from shared import policy
-from shared.charge import Attempt, Charge, Closing, Entry, Failure, Request, Terms
+from shared.charge import Attempt, Charge, Closing, Discrepancy, Entry, Failure, Request, Terms
 
 RETENTION: Final = timedelta(days=400)  # A year for the books, and a month to close them.
 SHORTEST_RETENTION: Final = timedelta(days=120)  # How long most banks let a customer dispute a payment: it is evidence.
@@ -63,6 +63,7 @@ ERASED: Final[Mapping[type, Mapping[str, Callable[[Any], Any]]]] = {
     Attempt: {"parameters": _parameters},
     Failure: {"message": _nothing},  # Stripe's words, and the bank's; the codes stay.
     Closing: {"actor": _role, "note": _no_text},
+    Discrepancy: {"note": _no_text},
     Entry: {"actor": _role},
 }
 

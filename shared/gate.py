@@ -54,19 +54,25 @@ class LedgerIdentity:
     """Which ledger a database holds."""
 
     database: str
-    platform: str  # The id of the account at Stripe; empty while an API key may not tell.
+    platform: str  # The id of the account at Stripe.
     livemode: bool
     generation: int
     api_keys: tuple[str, ...] = ()  # Digests of API keys known to be the account's: they need not be asked about.
     opened_at: datetime
     restored_at: datetime | None = None  # When it was last reopened after a restore.
     lost_since: datetime | None = None  # From when on it may then have forgotten what was done.
-    unasked: tuple[str, ...] = ()  # Accounts that could not be asked then: what was done there is not known.
+    asked: tuple[str, ...] = ()  # Connected accounts that were asked then what was done there,
+    unasked: tuple[str, ...] = ()  # and those that could not be: what was done there is not known.
+    forgotten_since: datetime | None = None  # Of what was done on others than `asked`, over all reopenings.
 
     @classmethod
     def of(cls, stored: Stored) -> Self:
         """Read it from its entity."""
         return msgspec.convert(dict(stored.properties), cls)
+
+    def knows(self, account: str | None) -> bool:
+        """Whether it was asked at the last reopening what was done on an account; None: the platform, always."""
+        return account is None or account in self.asked
 
     def properties(self) -> Mapping[str, Any]:
         """Write it for its entity."""
@@ -112,9 +118,14 @@ class Gate:
             self._agreed(LedgerIdentity.of(stored))
 
     def check_account(self, account: str | None) -> LedgerIdentity:
-        """Likewise, for what would be new on an account. Raises also for one that was not asked at the reopening."""
+        """Likewise, for what would be new on an account. Raises also for one that was not asked at the reopening.
+
+        That may be an account that came later: there it is for as long as whoever asked in the lost time may repeat it.
+        """
         found = self.check()
-        if account is not None and account in found.unasked:
+        if found.restored_at is None or found.knows(account):
+            return found
+        if account in found.unasked or self._clock.now() < found.restored_at + policy.LIST_FOR:
             raise LedgerClosed(
                 f"{account} could not be asked when the ledger was reopened, so a charge there may have been paid that "
                 "is not recorded. Once Stripe lets the API key: raise LEDGER_GENERATION and reopen once more."
@@ -126,7 +137,10 @@ class Gate:
         found = self.check()
         if found.restored_at is None or found.lost_since is None:
             return charge
-        if self._clock.now() >= found.restored_at + policy.LIST_FOR and charge.terms.account not in found.unasked:
+        if not found.knows(charge.terms.account):  # However late: nobody has looked there.
+            since = found.forgotten_since or found.lost_since
+            return policy.after_restore(charge, restored_at=found.restored_at, lost_since=since)
+        if self._clock.now() >= found.restored_at + policy.LIST_FOR:
             return charge
         return policy.after_restore(charge, restored_at=found.restored_at, lost_since=found.lost_since)
 
@@ -157,14 +171,12 @@ class Gate:
     def _begin(self) -> LedgerIdentity:
         """Make the entity, in a database that has no charges yet."""
         self._may_begin()
-        platform = self._stripe.platform()
-        known = not isinstance(platform, LookFailed)
         identity = LedgerIdentity(
             database=self._database,
-            platform="" if isinstance(platform, LookFailed) else platform,
+            platform=self._platform("A new ledger is for the account of its first API key"),
             livemode=self._stripe.livemode,
             generation=self._generation,
-            api_keys=(self._stripe.key_digest,) if known else (),
+            api_keys=(self._stripe.key_digest,),
             opened_at=self._clock.now(),
         )
         try:
@@ -182,21 +194,23 @@ class Gate:
 
     def _with_key(self, found: LedgerIdentity, base_version: int) -> LedgerIdentity:
         """Ask Stripe whose API key this is, and remember the answer."""
-        platform = self._stripe.platform()
-        if isinstance(platform, LookFailed):
-            if not found.platform:  # Nothing was charged under another key that could be told from this one.
-                return found
-            may_not = platform.seen in NO_PERMISSION
-            raise LedgerClosed(
-                f"This ledger is for {found.platform}, and Stripe does not say whose STRIPE_API_KEY is. "
-                + ("Give the restricted key read access to Accounts." if may_not else "It is asked again at once.")
-            )
-        if found.platform not in {"", platform}:
+        platform = self._platform(f"This ledger is for {found.platform}")
+        if found.platform != platform:
             raise LedgerClosed(f"This ledger is for {found.platform}; STRIPE_API_KEY is a key of {platform}.")
-        keys = (*found.api_keys, self._stripe.key_digest)[-KEYS_KEPT:]
-        identity = replace(found, platform=platform, api_keys=keys)
+        identity = replace(found, api_keys=(*found.api_keys, self._stripe.key_digest)[-KEYS_KEPT:])
         try:
             self._ledger.write(KIND, NAME, identity.properties(), base_version)
         except Conflict:  # Another instance has remembered it, too.
             return self._read()
         return identity
+
+    def _platform(self, why: str) -> str:
+        """Return the account that the API key belongs to."""
+        platform = self._stripe.platform()
+        if isinstance(platform, LookFailed):
+            may_not = platform.seen in NO_PERMISSION
+            raise LedgerClosed(
+                f"{why}, and Stripe does not say whose STRIPE_API_KEY is. "
+                + ("Give the restricted key read access to Accounts." if may_not else "It is asked again at once.")
+            )
+        return platform

@@ -10,7 +10,7 @@ Nothing else in the product retries a call to Datastore.
 
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -19,6 +19,7 @@ from typing import Any, Final, NoReturn, TypeVar, cast
 
 import msgspec
 
+from shared import policy
 from shared.charge import Charge
 from shared.clock import Clock
 from shared.erasure import is_erased
@@ -104,7 +105,8 @@ class Ledger:
         Raises Conflict when somebody else wrote it since `held`, and LedgerUnavailable.
         """
         assert charge.id == held.charge.id, "an update is of the charge that is held"
-        charge = replace(charge, version=held.charge.version + 1, updated_at=self._clock.now())
+        version = max(charge.version, held.charge.version) + 1
+        charge = replace(charge, version=version, updated_at=self._clock.now())
         return Held(charge, self._write(CHARGE, charge.id, properties_of(charge), base_version=held.base_version))
 
     def get(self, charge_id: str) -> Held | None:
@@ -120,7 +122,7 @@ class Ledger:
         """
         patience = self._patience(self._read_budget, "the charges that are due could not be read")
         shards = [patience.call(partial(self._store.due, shard, before, limit_per_shard)) for shard in range(SHARDS)]
-        return [name for row in itertools.zip_longest(*shards) for name in row if name is not None]
+        return _in_turn(shards)
 
     def paid(self, shard: int, since: datetime, until: datetime, limit: int) -> list[str]:
         """Name charges of a shard that succeeded in that time, the earliest first. Raises LedgerUnavailable."""
@@ -135,6 +137,15 @@ class Ledger:
         patience = self._patience(self._read_budget, "the charges that have ended could not be read")
         shards = [patience.call(partial(self._store.ended, shard, before, limit_per_shard)) for shard in range(SHARDS)]
         return [name for row in shards for name in row]
+
+    def attention(self, limit_per_shard: int) -> list[str]:
+        """Name the charges that a person must look at: each shard's oldest, then the next of each.
+
+        Raises LedgerUnavailable.
+        """
+        patience = self._patience(self._read_budget, "the charges that need somebody could not be read")
+        shards = [patience.call(partial(self._store.attention, shard, limit_per_shard)) for shard in range(SHARDS)]
+        return _in_turn(shards)
 
     def names(self, kind: str, *, after: str = "", limit: int = 1000) -> list[str]:
         """Name the first entities of a kind whose names come after `after`. Raises LedgerUnavailable."""
@@ -253,6 +264,8 @@ def properties_of(charge: Charge) -> dict[str, Value]:
         properties["paid"] = time_key(shard_of(charge.id), charge.succeeded_at)
     if charge.done and not is_erased(charge):
         properties["ended"] = time_key(shard_of(charge.id), charge.updated_at)
+    if policy.needs_person(charge):
+        properties["attention"] = time_key(shard_of(charge.id), charge.created_at)
     return properties
 
 
@@ -263,6 +276,10 @@ def charge_of(properties: Mapping[str, Value]) -> Charge:
         if name in terms:
             terms[name] = json.loads(terms[name])
     return msgspec.convert({"due_at": None, **properties, "terms": terms}, Charge)
+
+
+def _in_turn(shards: Sequence[Sequence[str]]) -> list[str]:
+    return [name for row in itertools.zip_longest(*shards) for name in row if name is not None]
 
 
 def _without_none(value: Any) -> Any:

@@ -349,6 +349,43 @@ def _pays_elsewhere(matter: Matter) -> Letter:
 
 # --- To the operator --------------------------------------------------------------------------------------------------
 
+_ = str  # Marks a sentence for translation (`words`).
+
+MEANINGS: Final[Mapping[str, str]] = {  # Of a Discrepancy, and what to do about it.
+    "paid_twice": _("The customer has paid twice: see to it that one of the two is refunded."),
+    "paid_elsewhere": _(
+        "It was paid by another PaymentIntent than ours, which closed the charge. Find out who made it."
+    ),
+    "paid_after_canceled": _("It was paid although it was canceled: refund it, or deliver what was paid for."),
+    "paid_after_paid_out_of_band": _(
+        "It was paid at Stripe although it had been paid in another way: see to it that one is refunded."
+    ),
+    "amount_differs": _("Stripe took another amount than was asked for. Find out why before anything is delivered."),
+    "refund_failed": _("Money that was taken beside this charge could not be refunded: refund it by hand."),
+    "not_paid_at_stripe": _("The ledger calls it paid, and Stripe does not: deliver nothing before that is clear."),
+    "orphan_not_canceled": _("A PaymentIntent that is not needed could not be canceled: cancel it by hand."),
+    "unexplained_payment_intent": _(
+        "Somebody has made a PaymentIntent for the same customer and amount. If it is for the same sale, cancel "
+        "this charge; if not, take it up again."
+    ),
+}
+
+
+def meaning(kind: str) -> str:
+    """Say what a Discrepancy of this kind means, in English, and what to do about it."""
+    return MEANINGS.get(kind, _("This is explained nowhere. Compare the charge with Stripe."))
+
+
+def mend(failure: Failure) -> str:
+    """Say what to mend where Stripe refused with this, in English."""
+    if failure.type == "idempotency_error":
+        return _("Our parameters changed under one key: a bug. Nothing is sent again before it is understood.")
+    if failure.code == "resource_missing":
+        return _("The PaymentIntent is not there: wrong account, wrong mode, or the API key of another account.")
+    if "api_key" in (failure.code or "") or failure.type is None:
+        return _("Check STRIPE_API_KEY: whether it was rolled, and what it may do on this account.")
+    return _("Read what Stripe says above, and mend the request, the permission or the setting that it names.")
+
 
 def _beyond_cards(matter: Matter) -> Letter:
     """S7: nothing can be mended, so they hear what is left."""
@@ -416,7 +453,7 @@ def _bug(matter: Matter) -> Letter:
 
 def _discrepancy(matter: Matter) -> Letter:
     _, charge = matter.gettext, matter.charge
-    left = [found for found in charge.discrepancies if not found.settled]
+    left = policy.unsettled(charge)
     points = tuple(_explained(matter, found) for found in left)
     commands = dict.fromkeys(_look(charge, found) for found in left if found.payment_intent)
     return Letter(
@@ -431,45 +468,14 @@ def _discrepancy(matter: Matter) -> Letter:
 
 def _explained(matter: Matter, found: Discrepancy) -> str:
     """Say what a discrepancy means, and what to do about it."""
-    _ = matter.gettext
-    meanings: Mapping[str, str] = {
-        "paid_twice": _("The customer has paid twice: see to it that one of the two is refunded."),
-        "paid_elsewhere": _(
-            "It was paid by another PaymentIntent than ours, which closed the charge. Find out who made it."
-        ),
-        "paid_after_canceled": _("It was paid although it was canceled: refund it, or deliver what was paid for."),
-        "paid_after_paid_out_of_band": _(
-            "It was paid at Stripe although it had been paid in another way: see to it that one is refunded."
-        ),
-        "amount_differs": _(
-            "Stripe took another amount than was asked for. Find out why before anything is delivered."
-        ),
-        "refund_failed": _("Money that was taken beside this charge could not be refunded: refund it by hand."),
-        "not_paid_at_stripe": _("The ledger calls it paid, and Stripe does not: deliver nothing before that is clear."),
-        "orphan_not_canceled": _("A PaymentIntent that is not needed could not be canceled: cancel it by hand."),
-        "unexplained_payment_intent": _(
-            "Somebody has made a PaymentIntent for the same customer and amount. If it is for the same sale, cancel "
-            "this charge; if not, take it up again."
-        ),
-    }
-    meaning = meanings.get(found.kind, _("This is explained nowhere. Compare the charge with Stripe."))
-    return " ".join(filter(None, (f"{found.kind}, {found.payment_intent or ''}:", meaning)))
+    return " ".join(filter(None, (f"{found.kind}, {found.payment_intent or ''}:", matter.gettext(meaning(found.kind)))))
 
 
 def _mend(matter: Matter) -> list[str]:
     """Say what to mend, by what Stripe complained about."""
-    _, charge = matter.gettext, matter.charge
-    failure = charge.last_error or Failure()
-    if failure.type == "idempotency_error":
-        mend = _("Our parameters changed under one key: a bug. Nothing is sent again before it is understood.")
-    elif failure.code == "resource_missing":
-        mend = _("The PaymentIntent is not there: wrong account, wrong mode, or the API key of another account.")
-    elif "api_key" in (failure.code or "") or failure.type is None:
-        mend = _("Check STRIPE_API_KEY: whether it was rolled, and what it may do on this account.")
-    else:
-        mend = _("Read what Stripe says above, and mend the request, the permission or the setting that it names.")
+    _ = matter.gettext
     return [
-        mend,
+        _(mend(matter.charge.last_error or Failure())),
         _("Then take the charge up again with this command. What was sent keeps its key while the key lives."),
     ]
 

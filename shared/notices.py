@@ -12,7 +12,7 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 from typing import Final, Protocol
 
-from shared import letters, log
+from shared import letters, log, policy
 from shared.api import view
 from shared.charge import PAID, Audience, Charge, LookFailed, Notice, Status, Topic
 from shared.clock import Clock
@@ -244,7 +244,7 @@ def find(charge: Charge, number: int) -> Notice | None:
 def is_true(charge: Charge, notice: Notice) -> bool:
     """Say whether a notice still holds, and is not said by a later one as well."""
     if notice.topic is Topic.DISCREPANCY:
-        return any(not found.settled for found in charge.discrepancies)
+        return bool(policy.unsettled(charge))
     if notice.topic is Topic.PAYS_ELSEWHERE:
         return charge.pays_elsewhere_since is not None and not charge.final and charge.closing is None
     true_while = STILL_TRUE[notice.topic]

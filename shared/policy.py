@@ -45,6 +45,7 @@ from shared.charge import (
     Party,
     PaymentIntent,
     Request,
+    Reviewed,
     Seen,
     Standing,
     Status,
@@ -289,6 +290,7 @@ ORPHAN_REASON: Final = "duplicate"             # Marks an orphan that we cancele
 
 EXTRA: Final = frozenset({"paid_twice", "paid_elsewhere"})  # Discrepancies of money that another PaymentIntent took.
 
+BY_OPERATOR: Final = "by an operator"  # How a Discrepancy is settled that a person has looked at.
 UNEXPLAINED: Final = "unexplained_payment_intent"  # The kind of Discrepancy that blocks a create.
 
 NO_CUSTOMER: Final = Failure(type="invalid_request_error", code="resource_missing", param="customer")
@@ -344,6 +346,7 @@ CARD_REST: Final = timedelta(
 NOTICE_AGAIN: Final = timedelta(minutes=30)  # When what was not told is put into the queue once more; then
 NOTICE_AGAIN_AT_MOST: Final = timedelta(days=1)  # after as long again as it has waited: the tasks try more often.
 NOTICE_FOR: Final = EXPIRES_AFTER  # After it what nobody takes is given up: who does not hear by then is gone.
+GENERATION_APART: Final = 1_000_000  # Versions and notices of a generation: those of a lost time are not used again.
 NOTICES_KEPT: Final = 20  # Told ones, for each audience: enough to see what was said, far below what an entity holds.
 HERE_FOR: Final = timedelta(minutes=15)  # After an attempt of theirs a customer is taken to be still on the page.
 ATTEMPTS_LIMIT: Final = 20  # Stripe cancels a PaymentIntent that is confirmed too often; the networks frown far sooner.
@@ -424,6 +427,7 @@ def open_charge(  # noqa: PLR0913 - everything that is frozen at the start, each
         updated_at=now,
         expires_at=terms.expires_at or now + EXPIRES_AFTER,
         due_at=now,
+        version=_before_all(generation) + 1,
         generation=generation,
     )
     return _with_new_create(charge, 1).noted(now, "created", "caller")
@@ -458,7 +462,13 @@ def restored(charge: Charge, *, generation: int, lost_since: datetime, now: date
     horizon, and no decline is told before they are past their life. What is not there yet is looked for first.
     """
     charge = dataclasses.replace(
-        charge, generation=generation, lease_owner="", lease_until=None, sweeps=0, swept_until=None
+        charge,
+        version=max(charge.version, _before_all(generation)),
+        generation=generation,
+        lease_owner="",
+        lease_until=None,
+        sweeps=0,
+        swept_until=None,
     )
     if charge.final:
         return charge
@@ -471,6 +481,14 @@ def restored(charge: Charge, *, generation: int, lost_since: datetime, now: date
     if charge.status in {Status.DECLINED, Status.RETRYING}:  # Another card may have been tried since.
         charge = _unknown(dataclasses.replace(charge, next_attempt_at=None))
     return charge.noted(now, "the ledger was restored", "operator")
+
+
+def _before_all(generation: int) -> int:
+    """Return the number below all versions and notices of a generation of the ledger.
+
+    A receiver who has seen one of the lost time takes what comes now for newer, and for something else.
+    """
+    return GENERATION_APART * (generation - 1)
 
 
 def after_restore(charge: Charge, *, restored_at: datetime, lost_since: datetime) -> Charge:
@@ -491,9 +509,13 @@ def recovered(  # noqa: PLR0913 - everything that is known of it, each by its na
     generation: int,
     api_version: str,
     now: datetime,
+    reaches: frozenset[Audience],
     lost_since: datetime | None = None,
 ) -> Charge:
-    """Return the charge that these PaymentIntents, made for it, show: the ledger has none. terms: the original's."""
+    """Return the charge that these PaymentIntents, made for it, show: the ledger has none. terms: the original's.
+
+    Its caller may have been promised to hear of it, and of twice the money the operator hears.
+    """
     ours = tuple(intents)
     first = original(ours)
     name = first.charge_id
@@ -511,6 +533,7 @@ def recovered(  # noqa: PLR0913 - everything that is known of it, each by its na
         updated_at=now,
         expires_at=now + EXPIRES_AFTER,
         due_at=now,
+        version=_before_all(generation) + 1,
         generation=generation,
         restored_at=None if lost_since is None else now,
         lost_since=lost_since,
@@ -520,9 +543,10 @@ def recovered(  # noqa: PLR0913 - everything that is known of it, each by its na
     canceled = all(intent.seen is Seen.CANCELED for intent in ours)
     listed = Listed(payment_intents=ours)
     found = (_adopt(charge, first, now) if canceled else _listed(charge, listed, now)).charge
-    if found.status is not Status.SUCCEEDED or found.payment_intent is None:
-        return found
-    return _discrepancy(found, "paid_without_charge", now, found.payment_intent, settled="the charge was recovered")
+    if found.status is Status.SUCCEEDED and found.payment_intent is not None:
+        how = "the charge was recovered"
+        found = _discrepancy(found, "paid_without_charge", now, found.payment_intent, settled=how)
+    return _with_notices(charge, found, now, reaches)
 
 
 def _with_new_create(charge: Charge, number: int) -> Charge:
@@ -773,6 +797,16 @@ def waiting_on(charge: Charge) -> Party | None:
     return charge.blocked_on if charge.status is Status.BLOCKED else WAITING_ON[charge.status]
 
 
+def unsettled(charge: Charge) -> tuple[Discrepancy, ...]:
+    """Return what Stripe says and the ledger does not explain, as far as nobody has settled it."""
+    return tuple(found for found in charge.discrepancies if not found.settled)
+
+
+def needs_person(charge: Charge) -> bool:
+    """Whether it waits for somebody who runs this, or an account: it is blocked, or holds what nobody explains."""
+    return waiting_on(charge) in {Party.OPERATOR, Party.ACCOUNT_OWNER} or bool(unsettled(charge))
+
+
 def options(charge: Charge) -> frozenset[Act]:
     """Name the acts open now."""
     if charge.closing is not None:
@@ -845,7 +879,7 @@ def _again(charge: Charge, since: datetime | None, now: datetime) -> timedelta:
 # --- Deciding ---------------------------------------------------------------------------------------------------------
 
 
-def decide(charge: Charge, observation: Observation, now: datetime, limits: Limits) -> Decision:  # noqa: C901 - one arm for each.
+def decide(charge: Charge, observation: Observation, now: datetime, limits: Limits) -> Decision:  # noqa: C901, PLR0912 - an arm for each.
     """Answer an observation. The same observation again changes nothing."""
     match observation:
         case Answered():
@@ -864,13 +898,16 @@ def decide(charge: Charge, observation: Observation, now: datetime, limits: Limi
             decision = _happened(charge, observation, now)
         case Chosen():
             decision = _chosen(charge, observation, now)
+        case Reviewed():
+            decision = _reviewed(charge, observation, now)
         case Woken():
             decision = _woken(charge, now)
         case Crashed():  # pragma: no branch - there is no other: mypy sees to it.
             decision = _crashed(charge, now)
     decision = _scheduled(charge, decision, observation, now, limits)
-    if decision.charge.status is not charge.status:
-        actor = observation.actor if isinstance(observation, Chosen) else "system"
+    reviewed = isinstance(observation, Reviewed) and decision.refusal is None
+    if decision.charge.status is not charge.status or reviewed:
+        actor = observation.actor if isinstance(observation, Chosen | Reviewed) else "system"
         decision = dataclasses.replace(
             decision, charge=decision.charge.noted(now, _what(observation, decision.charge), actor)
         )
@@ -925,7 +962,7 @@ def _with_notices(
     if after.pays_elsewhere_since is not None and before.pays_elsewhere_since is None:
         found += [(Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE), (Audience.CALLER, Topic.OUTCOME)]
     known = {(one.kind, one.payment_intent) for one in before.discrepancies}
-    if any(not one.settled and (one.kind, one.payment_intent) not in known for one in after.discrepancies):
+    if any((one.kind, one.payment_intent) not in known for one in unsettled(after)):
         found.append((Audience.OPERATOR, Topic.DISCREPANCY))
     for audience, topic in dict.fromkeys(found):
         if audience in reaches and not _needless(after, audience, topic, now):
@@ -946,7 +983,8 @@ def _outbox(charge: Charge, audience: Audience, topic: Topic, now: datetime) -> 
     last = next((notice for notice in reversed(theirs) if not notice.dropped), None)
     if last is not None and (last.topic, last.about) == (topic, about):
         return charge.outbox
-    number = charge.outbox[-1].number + 1 if charge.outbox else 1
+    last_number = charge.outbox[-1].number if charge.outbox else 0
+    number = max(last_number, _before_all(charge.generation)) + 1
     notice = Notice(number=number, audience=audience, topic=topic, at=now, about=about)
     gone = [one for one in theirs if one.told_at is not None][:-NOTICES_KEPT]
     gone += [one for one in theirs if one.told_at is None and one.topic is topic]
@@ -962,7 +1000,7 @@ def _about(charge: Charge, topic: Topic) -> str:
         (error.type, error.code, error.decline_code, error.param),
     )
     if topic is Topic.DISCREPANCY:
-        parts = tuple((one.kind, one.payment_intent) for one in charge.discrepancies if not one.settled)
+        parts = tuple((one.kind, one.payment_intent) for one in unsettled(charge))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -1012,6 +1050,8 @@ def _what(observation: Observation, charge: Charge) -> str:  # noqa: C901 - one 
             return f"{event_type} of {intent.id}"
         case Chosen(act=act, wish=wish):
             return WISH if wish else str(act)
+        case Reviewed():
+            return "reviewed"
         case LookFailed(seen=seen):
             return f"look failed: {seen}"
         case CustomerGone():
@@ -1752,6 +1792,17 @@ def _closed(charge: Charge) -> Decision:
 
 
 # Time, and our own mistakes.
+
+
+def _reviewed(charge: Charge, review: Reviewed, now: datetime) -> Decision:
+    """An operator has looked at what nobody explained. It moves no money, and reopens nothing."""
+    if not unsettled(charge):
+        return _refused(charge, "nothing_to_settle")
+    settled = tuple(
+        found if found.settled else dataclasses.replace(found, settled=BY_OPERATOR, note=review.note, settled_at=now)
+        for found in charge.discrepancies
+    )
+    return _rest(dataclasses.replace(charge, discrepancies=settled))
 
 
 def _woken(charge: Charge, now: datetime) -> Decision:

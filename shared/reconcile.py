@@ -50,6 +50,7 @@ PAGE: Final = 100  # Charges of one shard that are held against Stripe in one st
 STEPS_A_WRITE: Final = 20  # Steps whose work is lost, and done again, where a run dies.
 ENTRIES_KEPT: Final = 1000  # Of a report: an entity holds 1 MiB.
 PASSING: Final = frozenset({Seen.NO_REPLY, Seen.SERVER_ERROR, Seen.LIMITED, Seen.KEY_IN_USE})  # Works later by itself.
+FINDING: Final = "Discrepancy"  # The kind of what an audit found and no charge can keep.
 REPORT: Final = "AuditReport"
 PROGRESS: Final = "Progress"
 AUDIT: Final = "audit"
@@ -84,13 +85,17 @@ class Accounts:
 
     def all(self) -> list[str | None]:
         """Name them. Raises StripeUnavailable."""
+        return [None, *(self.connected() or ())]
+
+    def connected(self) -> list[str] | None:
+        """Name the connected ones; None: the API key may not list them. Raises StripeUnavailable."""
         rows = self._gateway.accounts()
         if isinstance(rows, LookFailed):
             if rows.seen in PASSING:
                 raise StripeUnavailable("the connected accounts could not be listed")
             log.warning("the API key may not list connected accounts: only the platform is reconciled", seen=rows.seen)
-            rows = ()
-        return [None, *(str(row["id"]) for row in rows)]
+            return None
+        return [str(row["id"]) for row in rows]
 
     def window(
         self, kind: Kind, account: str | None, since: datetime, until: datetime, **more: object
@@ -475,7 +480,7 @@ class Reconciler:
         """Keep a finding that no charge can keep."""
         name = f"{finding.payment_intent}-{finding.kind}"
         written = {**msgspec.to_builtins(finding), "at": self._clock.now()}
-        if self._ledger.record_once("Discrepancy", name, written):
+        if self._ledger.record_once(FINDING, name, written):
             log.error(
                 "a discrepancy was recorded",
                 kind=finding.kind,

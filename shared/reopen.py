@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from shared import answers, policy
-from shared.charge import Charge, Fetched, Listed, LookFailed, PaymentIntent, Seen, Terms, is_charge_of
+from shared.charge import Charge, Discrepancy, Fetched, Listed, LookFailed, PaymentIntent, Seen, Terms, is_charge_of
 from shared.clock import Clock
 from shared.gate import KIND, NAME, Identity, LedgerIdentity
 from shared.gateway import STRIPE_API_VERSION, Kind
@@ -42,12 +42,17 @@ class Reopened:
 
     unexplained: open charges of which Stripe knows nothing: ask their callers if still wanted. unreachable: accounts
     that Stripe does not let us ask about: what was charged there since the restore point is not in the ledger.
+    unlisted: the API key may not list the connected accounts, so none was asked. discrepancies: what nobody explains,
+    each with its charge.
     """
 
     inserted: list[str] = field(default_factory=list)
     updated: list[str] = field(default_factory=list)
     unexplained: list[str] = field(default_factory=list)
     unreachable: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    unlisted: bool = False
+    discrepancies: list[tuple[str, Discrepancy]] = field(default_factory=list)
 
 
 class Reopening:
@@ -67,7 +72,7 @@ class Reopening:
         """Return what the ledger says it is; None: nothing. Raises CannotReopen, LedgerUnavailable."""
         stored = self._ledger.read(KIND, NAME)
         found = None if stored is None else LedgerIdentity.of(stored)
-        platform = self._stripe.platform()
+        platform = self._platform()
         if found is None:
             return None
         if found.generation >= self._generation:
@@ -76,26 +81,32 @@ class Reopening:
             )
         if found.livemode is not self._stripe.livemode:
             raise CannotReopen("STRIPE_API_KEY is of the other mode, test or live, than this ledger.")
+        if found.platform != platform:
+            raise CannotReopen(f"This ledger is for {found.platform}; STRIPE_API_KEY is a key of {platform}.")
+        return found
+
+    def _platform(self) -> str:
+        platform = self._stripe.platform()
         if isinstance(platform, LookFailed):
             raise CannotReopen(
                 "Stripe does not say whose STRIPE_API_KEY is: a key that may read its account is needed."
             )
-        if found.platform not in {"", platform}:
-            raise CannotReopen(f"This ledger is for {found.platform}; STRIPE_API_KEY is a key of {platform}.")
-        return found
+        return platform
 
     def run(self, restore_point: datetime, tell: Callable[[str], None] = lambda _: None) -> Reopened:
         """Reopen the ledger. Raises CannotReopen, StripeUnavailable, LedgerUnavailable."""
         was = self.check()
         lost_since = restore_point - policy.LOST_MARGIN
-        done = Reopened()
-        for account in Accounts(self._stripe).all():
+        connected = Accounts(self._stripe).connected()
+        done = Reopened(unlisted=connected is None)
+        for account in [None, *(connected or ())]:
             try:
                 groups = self._at_stripe(account, lost_since)
             except AccountUnreachable as unreachable:
                 tell(f"{account}: not asked ({unreachable})")
                 done.unreachable.append(str(account))
                 continue
+            done.asked += [account] if account is not None else []
             tell(f"{account or 'platform'}: {len(groups)} charges since {lost_since:%Y-%m-%d %H:%M} UTC")
             for name, found in groups.items():
                 self._bring_up(name, found, lost_since, done)
@@ -104,7 +115,7 @@ class Reopening:
         for name in self._ledger.due(datetime.max.replace(tzinfo=restore_point.tzinfo), ALL):
             if name not in seen:
                 self._hold_back(name, lost_since, done)
-        self._open(was, lost_since, done.unreachable)
+        self._open(was, lost_since, done)
         return done
 
     def _at_stripe(self, account: str | None, since: datetime) -> dict[str, list[Found]]:
@@ -141,10 +152,12 @@ class Reopening:
                     generation=self._generation,
                     api_version=STRIPE_API_VERSION,
                     now=now,
+                    reaches=self._limits.reaches,
                     lost_since=lost_since,
                 )
                 if self._ledger.insert(self._due(missing, now)) is not None:
                     done.inserted.append(name)
+                    done.discrepancies += [(name, found) for found in missing.discrepancies]
                     return
                 continue
             charge = policy.restored(held.charge, generation=self._generation, lost_since=lost_since, now=now)
@@ -158,6 +171,8 @@ class Reopening:
             except Conflict:
                 continue
             done.updated.append(name)
+            new = [found for found in charge.discrepancies if found not in held.charge.discrepancies]
+            done.discrepancies += [(name, found) for found in new]
             return
 
     def _hold_back(self, name: str, lost_since: datetime, done: Reopened) -> None:
@@ -180,18 +195,21 @@ class Reopening:
     def _due(self, charge: Charge, now: datetime) -> Charge:
         return replace(charge, due_at=policy.due_at(charge, now, None))
 
-    def _open(self, was: LedgerIdentity | None, lost_since: datetime, unasked: Sequence[str]) -> None:
+    def _open(self, was: LedgerIdentity | None, lost_since: datetime, done: Reopened) -> None:
         stored, now = self._ledger.read(KIND, NAME), self._clock.now()
-        platform = self._stripe.platform()
+        earlier = lost_since if was is None else was.forgotten_since or was.lost_since or lost_since
+        unasked = {*done.unreachable, *(was.unasked if was is not None else ())} - {*done.asked}
         identity = LedgerIdentity(
             database=self._database,
-            platform="" if isinstance(platform, LookFailed) else platform,
+            platform=self._platform(),
             livemode=self._stripe.livemode,
             generation=self._generation,
-            api_keys=() if isinstance(platform, LookFailed) else (self._stripe.key_digest,),
+            api_keys=(self._stripe.key_digest,),
             opened_at=now if was is None else was.opened_at,
             restored_at=now,
             lost_since=lost_since,
-            unasked=tuple(unasked),
+            asked=tuple(done.asked),
+            unasked=tuple(sorted(unasked)),
+            forgotten_since=min(earlier, lost_since),
         )
         self._ledger.write(KIND, NAME, identity.properties(), None if stored is None else stored.version)

@@ -20,6 +20,7 @@ NEEDS: Final[Mapping[str, tuple[str, ...]]] = {  # The variables without which a
     "reconcile": _EVERY,
     "notify": ("GOOGLE_CLOUD_PROJECT", "STRIPE_API_KEY"),
     "portal": (*_EVERY, "PORTAL_URL"),
+    "console": _EVERY,
 }
 
 _UNITS: Final = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}

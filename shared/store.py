@@ -47,7 +47,7 @@ Value: TypeAlias = "bool | int | float | str | datetime | Sequence[Value] | Mapp
 
 CHARGE: Final = "Charge"  # The kind of the entities that are queried.
 
-INDEXED: Final = frozenset({"due", "ended", "paid", "payment_intent"})
+INDEXED: Final = frozenset({"attention", "due", "ended", "paid", "payment_intent"})
 """The properties that are queried. Every other one is excluded from indexes: an index costs each write time, and an
 index on anything that rises with time makes all writers meet in one place."""
 
@@ -76,7 +76,7 @@ def shard_of(charge_id: str) -> int:
 
 
 def time_key(shard: int, at: datetime) -> str:
-    """Write the `due`, the `paid` or the `ended` property: `"<shard, two digits>|<RFC 3339 UTC, microseconds>"`.
+    """Write the `attention`, `due`, `paid` or `ended` property: `"<shard, two digits>|<RFC 3339 UTC, microseconds>"`.
 
     One string, in order of time within a shard, so that the index that Datastore keeps of every property serves, and no
     composite index is needed. The shard leads, because an index that leads with the time is a hot spot: each new entry
@@ -135,6 +135,9 @@ class Store(Protocol):
 
     def ended(self, shard: int, before: datetime, limit: int) -> list[str]:
         """Name at most `limit` charges of the shard whose `ended` is no later than `before`, the oldest first."""
+
+    def attention(self, shard: int, limit: int) -> list[str]:
+        """Name at most `limit` charges of the shard that have `attention`, the oldest first."""
 
     def by_payment_intent(self, payment_intent: str) -> list[str]:
         """Name the charges that have recorded this PaymentIntent; at most `MATCHES`."""
@@ -269,6 +272,10 @@ class DatastoreStore:
     def ended(self, shard: int, before: datetime, limit: int) -> list[str]:
         """Name at most `limit` charges of the shard whose `ended` is no later than `before`, the oldest first."""
         return self._between("ended", f"{shard:02d}|", time_key(shard, before), limit)
+
+    def attention(self, shard: int, limit: int) -> list[str]:
+        """Name at most `limit` charges of the shard that have `attention`, the oldest first."""
+        return self._between("attention", f"{shard:02d}|", f"{shard:02d}|~", limit)
 
     def by_payment_intent(self, payment_intent: str) -> list[str]:
         """Name the charges that have recorded this PaymentIntent; at most `MATCHES`."""

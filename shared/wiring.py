@@ -12,7 +12,9 @@ from shared import api, instance, links, telemetry
 from shared.charge import Audience, Charge
 from shared.checkout import Checkout
 from shared.clock import Clock, SystemClock
+from shared.dead_letters import DeadLetters
 from shared.deliver import Charger
+from shared.desk import Desk
 from shared.gate import Gate
 from shared.gateway import Gateway
 from shared.ledger import Ledger
@@ -41,6 +43,18 @@ class Parts:
     reconciler: Reconciler
     checkout: Checkout
     notifier: "Notifier | None" = None  # The notify function's alone.
+
+    @property
+    def letters(self) -> DeadLetters:
+        """Return the tasks that can never work."""
+        return DeadLetters(ledger=self.ledger, clock=self.clock, keep_for=self.settings.retention)
+
+    @property
+    def desk(self) -> Desk:
+        """Return what needs somebody."""
+        return Desk(
+            ledger=self.ledger, gate=self.gate, reconciler=self.reconciler, letters=self.letters, clock=self.clock
+        )
 
     def show(self, charge: Charge) -> dict[str, Any]:
         """Return the charge as callers see it, with the link to the customer's page where there is one."""

@@ -105,6 +105,15 @@ class MemoryStore(Store):
 
         return self._call(StoreCall("ended", CHARGE, str(shard)), ended)
 
+    def attention(self, shard: int, limit: int) -> list[str]:
+        """Name at most `limit` charges of the shard that have `attention`, the oldest first."""
+
+        def attention() -> list[str]:
+            found = [(key, name) for name, key in self._charges_by("attention") if key.startswith(f"{shard:02d}|")]
+            return [name for _, name in sorted(found)[:limit]]
+
+        return self._call(StoreCall("attention", CHARGE, str(shard)), attention)
+
     def names(self, kind: str, after: str, limit: int) -> list[str]:
         """Name at most `limit` entities of a kind, in order, from the first whose name comes after `after`."""
 

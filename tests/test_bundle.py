@@ -16,10 +16,12 @@ from infra import bundle
 from infra.local.demo import LIMITS
 from infra.local.processes import LOOPBACK, Program
 from infra.local.stack import Stack, ask
+from shared import health
 from shared.charge import charge_id
 from shared.settings import NEEDS
 
 UV: Final = Path(sys.executable).with_name("uv")
+TEMPLATES: Final = bundle.REPOSITORY / "shared" / "templates"
 
 
 class Deployed(Stack):
@@ -90,6 +92,12 @@ def test_the_bundles_own_templates_and_languages_are_read(deployed: Deployed) ->
     assert "This " not in page.text
 
 
+def test_the_operators_page_starts_from_the_bundle(deployed: Deployed) -> None:
+    """And reads the ledger."""
+    told = ask("GET", f"{deployed.console_url}{health.PATH}")
+    assert (told.status_code, told.json()["status"]) == (200, "ok")
+
+
 def test_the_same_source_makes_the_same_bytes(tmp_path: Path) -> None:
     """Whatever the time: Terraform deploys what differs."""
     bundle.write(tmp_path / "one.zip")
@@ -110,6 +118,8 @@ def test_the_bundle_holds_the_product_and_nothing_else(tmp_path: Path) -> None:
         names = set(written.namelist())
     assert {name.partition("/")[0] for name in names} == {"main.py", "requirements.txt", "functions", "shared"}
     assert {f"functions/{name}.py" for name in NEEDS} == {name for name in names if name.startswith("functions/")}
+    templates = {str(path.relative_to(bundle.REPOSITORY)) for path in TEMPLATES.rglob("*.*")}
+    assert templates == {name for name in names if name.startswith("shared/templates/")}  # Git knows them all.
     assert {Path(name).suffix for name in names} == {".py", ".txt", ".po", ".html", ".css", ".j2"}
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +10,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from shared import log, wiring
+from infra.local.stripe.faults import Fault
+from shared import log, policy, wiring
 from shared.cli import main
 from shared.dead_letters import DeadLetters
+from shared.desk import SHOWN
+from shared.reconcile import FINDING
 from shared.store import Stored
+from tests import world as worlds
 from tests.world import KEY, World
 
 
@@ -217,14 +222,14 @@ def test_two_who_write_a_dead_letter_at_once_lose_nothing(world: World) -> None:
 
     raced: Any = SimpleNamespace(read=meanwhile, write=ledger.write, record_once=ledger.record_once)
     letters = DeadLetters(ledger=raced, clock=world.clock, keep_for=keep_for)
-    happens += [lambda: others.settle(name, "by another")]
-    assert letters.settle(name, "by me") is not None
-    assert others.read(name) == letters.settle(name, "by me")
+    happens += [lambda: others.settle(name, "by another", "me")]
+    assert letters.settle(name, "by me", "me") is not None
+    assert others.read(name) == letters.settle(name, "by me", "me")
 
     raced.names = lambda _kind, *, after: ["0" * 64, name] if not after else []  # One is deleted meanwhile.
     assert [found for found, _ in letters.all()] == [name]
 
-    happens += [lambda: others.settle(name, "again"), lambda: world.store._entities.pop(("DeadLetter", name))]
+    happens += [lambda: others.settle(name, "again", "me"), lambda: world.store._entities.pop(("DeadLetter", name))]
     raw = json.dumps(REFUSED).encode()
     assert letters.keep(idempotency_key="order-2", body=raw, problem="invalid-body", detail="currency") == name
     assert run(world, "dead-letters", "list").stdout.startswith(name)
@@ -262,3 +267,145 @@ def test_an_open_charge_is_not_erased(world: World) -> None:
     ran = run(world, "erase", world.charge("order-2").id, "--yes")
     assert (ran.exit_code, "The charge is declined. End it first" in ran.output) == (1, True)
     assert run(world, "erase", "0" * 40, "--yes").output == "Error: There is no such charge.\n"
+
+
+# --- Acting on a charge -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stuck() -> Iterator[World]:
+    """A deployment with a declined charge."""
+    world = World()
+    world.create(payment_method="pm_card_chargeDeclinedInsufficientFunds")
+    yield world
+    wiring.use(None)
+
+
+def test_where_nothing_needs_anybody_it_is_said(stuck: World) -> None:
+    """A declined charge waits for its customer."""
+    assert run(stuck, "list").stdout == "Nothing needs anybody.\n"
+
+
+def test_what_needs_somebody_is_listed_until_it_is_settled(stuck: World) -> None:
+    """A charge that is blocked, one that is not explained, one that is late, a finding, a task."""
+    stuck.engine.fail_next(Fault.UNAUTHORIZED, "payment_intents.confirm")
+    stuck.create(key="order-2")
+    held = stuck.parts.ledger.get(stuck.charge().id)
+    assert held is not None
+    doubted = policy._discrepancy(held.charge, "amount_differs", stuck.clock.now(), "pi_1")
+    stuck.parts.ledger.update(held, doubted)
+    stuck.engine.fail_next(Fault.DROP_BEFORE, "payment_intents.confirm", times=None)
+    stuck.create(key="order-3")
+    stuck.clock.sleep(timedelta(hours=2))
+    written = {"kind": "account_differs", "charge": "", "payment_intent": "pi_2", "detail": "of the platform"}
+    stuck.parts.ledger.record_once(FINDING, "pi_2-account_differs", {**written, "at": stuck.clock.now()})
+    letter = stuck.parts.letters.keep(idempotency_key="k", body=b"", problem="invalid-body", detail="no amount")
+    lines = run(stuck, "list").stdout.splitlines()
+
+    expected = {
+        stuck.charge("order-2").id: "blocked (waits for operator)  1999 usd  invalid_request_error",
+        stuck.charge().id: "declined (waits for customer)  1999 usd  amount_differs",
+        stuck.charge("order-3").id: "unknown (waits for system)  1999 usd  open since 2026-11-24 09:00 UTC",
+        "pi_2-account_differs": "of the platform",
+        letter: "dead letter: invalid-body",
+    }
+    assert {line.partition("  ")[0]: line.partition("  ")[2] for line in lines} == expected
+
+    for name in (stuck.charge().id, "pi_2-account_differs"):
+        assert run(stuck, "settle", name, "--note", "looked at it").exit_code == 0
+    assert len(run(stuck, "list").stdout.splitlines()) == 3
+    assert stuck.charge().discrepancies[0].note == "looked at it"
+    again = run(stuck, "settle", stuck.charge().id, "--note", "again")
+    assert (again.exit_code, "nothing to settle" in again.output) == (1, True)
+    assert run(stuck, "settle", "pi_3-account_differs", "--note", "x").exit_code == 1
+
+
+def test_a_long_list_says_that_there_is_more(stuck: World) -> None:
+    """It is cut as the page is."""
+    for number in range(SHOWN + 1):
+        stuck.parts.ledger.record_once(
+            FINDING, f"pi_{number:03}-x", {"kind": "x", "detail": "y", "at": stuck.clock.now()}
+        )
+    assert run(stuck, "list").stdout.splitlines()[-1] == "There is more than this."
+
+
+def test_a_closed_ledger_is_listed_with_what_to_do(stuck: World) -> None:
+    """First of all."""
+    stuck.restore(stuck.backup())
+    assert run(stuck, "list").stdout.startswith("The ledger is closed: ")
+    refused = run(stuck, "retry", stuck.charge().id)
+    assert (refused.exit_code, "reopen" in refused.output) == (1, True)
+
+
+def test_a_charge_is_found_by_its_callers_key(stuck: World) -> None:
+    """Or not."""
+    assert run(stuck, "find", KEY).stdout == f"{stuck.charge().id}\n"
+    assert run(stuck, "find", KEY, "--account", "acct_1").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "moved"),
+    [
+        (("retry", "--actor", "me"), "declined", []),
+        (("payment-method", "pm_card_visa", "--actor", "me"), "succeeded", [1999]),
+        (("out-of-band", "--reference", "receipt 17", "--actor", "me"), "paid_out_of_band", []),
+        (("cancel", "--reason", "a mistake", "--actor", "me"), "canceled", []),
+        (("look",), "declined", []),
+    ],
+)
+def test_an_act_does_what_the_api_does_and_says_who(
+    stuck: World, words: tuple[str, ...], status: str, moved: list[int]
+) -> None:
+    """And says how the charge stands then."""
+    name = stuck.charge().id
+    stuck.acted_at.append(stuck.clock.now())
+    done = run(stuck, words[0], name, *words[1:])
+    assert (done.exit_code, done.stdout.split()[0]) == (0, status), done.output
+    assert stuck.money_moved() == moved
+    assert ("me" in {entry.actor for entry in stuck.charge().history}) == (words[0] != "look")
+    stuck.settle()
+    assert stuck.check() == []
+
+
+def test_an_act_that_does_not_fit_changes_nothing(world: World) -> None:
+    """The charge is paid."""
+    before = world.charge()
+    for words in (("retry",), ("cancel", "--reason", "x"), ("payment-method", "pm_card_visa")):
+        refused = run(world, words[0], before.id, *words[1:])
+        assert (refused.exit_code, "already paid" in refused.output) == (1, True), refused.output
+    assert world.charge() == before
+
+
+def test_an_act_on_no_charge_is_said(world: World) -> None:
+    """Nothing is made."""
+    for words in (("retry",), ("look",), ("cancel", "--reason", "x")):
+        assert "There is no such charge." in run(world, words[0], "0" * 40, *words[1:]).output
+
+
+def test_what_is_no_payment_method_is_a_wrong_use(stuck: World) -> None:
+    """Exit code 2; nothing is sent."""
+    refused = run(stuck, "payment-method", stuck.charge().id, "4242424242424242")
+    assert (refused.exit_code, "payment_method" in refused.output) == (2, True)
+    assert len(stuck.charge().attempts) == 1
+
+
+def test_a_charge_in_hand_is_left_alone(stuck: World) -> None:
+    """A delivery has it."""
+    held = stuck.parts.ledger.get(stuck.charge().id)
+    assert held is not None
+    until = stuck.clock.now() + timedelta(minutes=1)
+    stuck.parts.ledger.update(held, replace(held.charge, lease_owner="another#1", lease_until=until))
+    refused = run(stuck, "retry", stuck.charge().id)
+    assert (refused.exit_code, "being worked on" in refused.output) == (1, True)
+
+
+def test_an_act_whose_record_is_lost_is_not_called_done(stuck: World) -> None:
+    """It is safe to repeat."""
+    stuck.plan = {len(stuck.services) + 4: worlds.Fault.DOWN}  # Read, recorded twice, sent: then the outcome's commit.
+    stuck.acted_at.append(stuck.clock.now())
+    done = run(stuck, "payment-method", stuck.charge().id, "pm_card_visa")
+    assert (done.exit_code, "not certain" in done.output) == (1, True), done.output
+    stuck.plan = {}
+    stuck.settle()
+    assert stuck.charge().status == "succeeded"
+    assert stuck.money_moved() == [1999]

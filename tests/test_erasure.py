@@ -157,6 +157,7 @@ def full() -> Charge:
         last_error=failure,
         lease_owner=f"{JANE}#1",
         blocked_on=Party.OPERATOR,
+        discrepancies=(Discrepancy(kind="paid_twice", at=NOW, settled="by an operator", settled_at=NOW, note=JANE),),
     ).noted(NOW, "cancel", JANE)
 
 
@@ -172,6 +173,7 @@ def test_nothing_personal_is_left_and_all_else_is() -> None:
     assert json.loads(after.create.parameters)["amount"] == 1999
     assert after.refunds[0].parameters == before.refunds[0].parameters
     assert after.last_error == replace(before.last_error or Failure(), message=None)
+    assert [(found.settled, found.note) for found in after.discrepancies] == [("by an operator", "")]
     assert [entry.actor for entry in after.history] == ["caller", ""]
     assert [entry.what for entry in after.history] == ["created", "cancel"]
 

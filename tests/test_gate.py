@@ -139,13 +139,17 @@ def test_a_closed_ledger_opens_without_a_new_instance(place: Place) -> None:
     assert gate.check().generation == 2
 
 
-@pytest.mark.parametrize("seen", [Seen.NO_REPLY, Seen.UNAUTHORIZED])
-def test_a_new_ledger_opens_while_stripe_does_not_say_whose_key_it_is(place: Place, seen: Seen) -> None:
-    """There is nothing yet that another key could have charged; the account is written down as soon as it is known."""
-    assert place.gate(Stripe(LookFailed(seen=seen))).check().platform == ""
-    assert place.gate(Stripe(LookFailed(seen=seen))).check().platform == ""
+@pytest.mark.parametrize(
+    ("seen", "says"), [(Seen.NO_REPLY, "asked again at once"), (Seen.UNAUTHORIZED, "read access to Accounts")]
+)
+def test_a_new_ledger_does_not_begin_before_stripe_says_whose_key_it_is(place: Place, seen: Seen, says: str) -> None:
+    """Else the first key that can tell would make it its own, whoever's that is."""
+    with pytest.raises(LedgerClosed, match=says):
+        place.gate(Stripe(LookFailed(seen=seen))).check()
+    assert place.ledger.read(KIND, NAME) is None
     assert place.gate().check().platform == "acct_ours"
-    assert place.identity().platform == "acct_ours"
+    with pytest.raises(LedgerClosed, match="is a key of acct_theirs"):
+        place.gate(Stripe("acct_theirs", key="k")).check()
 
 
 def test_two_first_instances_make_one_ledger(place: Place) -> None:

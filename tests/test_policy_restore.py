@@ -7,7 +7,19 @@ from typing import Any
 import pytest
 
 from shared import policy
-from shared.charge import Act, Charge, Compared, Failure, Fetched, PaymentIntent, Seen, Standing, Status, Terms
+from shared.charge import (
+    Act,
+    Audience,
+    Charge,
+    Compared,
+    Failure,
+    Fetched,
+    PaymentIntent,
+    Seen,
+    Standing,
+    Status,
+    Terms,
+)
 from shared.policy import Fetch, List, Send
 from tests.script import (
     AMOUNT,
@@ -43,6 +55,7 @@ def recover(*intents: PaymentIntent, lost_since: datetime | None = None, at: tim
         generation=GENERATION,
         api_version="v",
         now=opened().created_at + at,
+        reaches=frozenset(Audience),
         lost_since=lost_since,
     )
 
@@ -170,12 +183,13 @@ def test_a_new_charge_is_looked_for_before_it_is_created() -> None:
 
 @pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.PAID_OUT_OF_BAND, Status.CANCELED])
 def test_what_is_final_stays_as_it_is(status: Status) -> None:
-    """But for the generation."""
+    """But for the generation, and the version, which is above all that the lost time may have told."""
     script = recorded()
     script.charge = dataclasses.replace(script.charge, status=status, due_at=None)
     before = script.charge
     restored(script)
-    assert script.charge == dataclasses.replace(before, generation=GENERATION)
+    lifted = policy.GENERATION_APART * (GENERATION - 1)
+    assert script.charge == dataclasses.replace(before, generation=GENERATION, version=lifted)
 
 
 def test_what_is_blocked_until_somebody_acts_stays_so() -> None:

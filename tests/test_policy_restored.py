@@ -67,6 +67,7 @@ def test_a_charge_that_was_recovered_without_a_card_asks_for_one(last_error: Fai
         generation=2,
         api_version="v",
         now=START + HOUR,
+        reaches=frozenset(),
         lost_since=START,
     )
     script = Script(charge)

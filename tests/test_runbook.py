@@ -12,7 +12,7 @@ import pytest
 from werkzeug.routing import RequestRedirect
 
 from functions.charge import ROUTES
-from shared import api, erasure, gateway, health, links, policy, reconcile, telemetry
+from shared import api, desk, erasure, gateway, health, links, policy, reconcile, telemetry
 from shared.charge import charge_id
 from shared.cli import main
 
@@ -128,6 +128,7 @@ def test_every_queue_job_function_and_secret_is_deployed() -> None:
     jobs = re.findall(r"^    (\w+) += \{ path", TERRAFORM["queues"], re.MULTILINE)
     secrets = [name.lower().replace("_", "-") for name in ("STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRETS")]
     places = {"tasks queues": queues, "scheduler jobs": jobs, "secrets": secrets, "service_name": functions}
+    places["services proxy"] = functions
     seen = set()
     for line in COMMANDS:
         for place, names in places.items():
@@ -138,6 +139,17 @@ def test_every_queue_job_function_and_secret_is_deployed() -> None:
     assert seen == set(places)
     (loop,) = re.findall(r"for job in ([a-z ]+);", RUNBOOK)
     assert loop.split() == jobs
+
+
+@pytest.mark.parametrize("folder", [".", "examples/small", "examples/production"])
+def test_every_output_of_terraform_is_said_by_the_module_and_by_the_examples(folder: str) -> None:
+    """Whichever of them somebody began with; and the operator's page is where the command that opens it puts it."""
+    files = (REPOSITORY / "infra" / "terraform" / folder).glob("*.tf")
+    said = {name for path in files for name in re.findall(r'^output "(\w+)"', path.read_text(), re.MULTILINE)}
+    named = set(re.findall(r"terraform output (?:-raw )?(\w+)", RUNBOOK + SECURITY))
+    assert {"console", "environment", "ttl"} <= named <= said
+    (port,) = set(re.findall(r"--port=(\d+)", RUNBOOK + TERRAFORM["outputs"]))
+    assert set(re.findall(r"http://localhost:(\d+)", RUNBOOK + TERRAFORM["outputs"])) == {port}
 
 
 def test_every_log_line_that_is_looked_for_is_logged() -> None:
@@ -194,12 +206,30 @@ def test_every_dependency_is_locked_by_hash() -> None:
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", package), package.partition("\n")[0]
 
 
+def test_what_is_installed_beside_the_lock_is_named() -> None:
+    """Whatever `make` gets by a version alone is not covered by the lock, and the page says so."""
+    tools = re.findall(r" ([@\w/-]+)(?:==|@)\$\(\w+_VERSION\)", (REPOSITORY / "Makefile").read_text())
+    assert len(tools) > 3
+    dependencies = SECURITY.partition("## Dependencies")[2].partition("\n## ")[0]
+    for tool in tools:
+        assert re.search(rf"\s{tool}[\s,.]", dependencies), tool
+
+
+def test_every_check_that_is_skipped_says_why() -> None:
+    """At the resource; checkov shows the reason beside what it left out."""
+    skipped = re.findall(r"checkov:skip=(\w+):?(.*)", "".join(TERRAFORM.values()))
+    assert len(skipped) == 4
+    for check, reason in skipped:
+        assert len(reason) > 40, check
+
+
 def test_the_times_that_are_promised_are_the_codes() -> None:
     """Whoever changes one changes the page."""
     assert (timedelta(hours=23), timedelta(hours=24)) == (policy.KEY_HORIZON, policy.KEY_LIFE)
     assert (timedelta(days=30), timedelta(days=31)) == (policy.EXPIRES_AFTER, policy.LIST_FOR)
     assert timedelta(days=1) == policy.LOST_MARGIN
     assert timedelta(minutes=10) == policy.BLOCKED_WAIT
+    assert timedelta(hours=1) == desk.LATE_AFTER
     assert timedelta(days=365) == api.LATEST_EXPIRY
     assert reconcile.EVENTS_KEPT == links.LINK_LIFE == timedelta(days=30)
     assert timedelta(hours=12) == links.FORM_LIFE
@@ -215,6 +245,7 @@ def test_the_times_that_are_promised_are_the_codes() -> None:
         "a year at most",
         "400 by default, never less than 120",
         "for two days",
+        "waited for us for an hour",
     ):
         assert said in RUNBOOK, said
     for said in ("400 days after", "for 30 days", "twelve hours", "98 days", "five minutes"):

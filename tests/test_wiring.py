@@ -178,6 +178,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "reconcile":     LIBRARIES,
     "notify":        LIBRARIES | {"werkzeug", "jinja2", "babel"},
     "portal":        LIBRARIES | {"werkzeug", "jinja2", "babel"},
+    "console":       LIBRARIES | {"werkzeug", "jinja2", "babel"},
 }
 # fmt: on
 

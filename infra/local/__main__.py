@@ -50,6 +50,7 @@ def welcome(console: Console, stack: Stack) -> None:
         (stack.reconcile_url, "reconcile: called every few seconds"),
         (stack.notify_url, "notify: tells what is in a charge's outbox"),
         (stack.portal_url, "portal: the customer's page, by the `customer_url` of a charge"),
+        (stack.console_url, "console: the operator's page"),
         (stack.mail_url, "Mail: what was sent, to look at"),
         (stack.stripe_url, "Stripe: the double, its controls under /_double/"),
         (stack.tasks_host, "Cloud Tasks: the emulator (gRPC)"),

@@ -3,7 +3,7 @@
     with Stack(folder=Path(".local/stack")) as stack:
         requests.post(stack.charge_url, headers={"Idempotency-Key": "order-1001"}, json={...})
 
-Datastore and Cloud Tasks are emulators, Stripe is a double; the three functions are the product's own, served as in
+Datastore and Cloud Tasks are emulators, Stripe is a double; the functions are the product's own, served as in
 production by functions-framework under gunicorn. Cloud Scheduler is a thread that posts to reconcile. When the
 `with` block ends, nothing is left running; should this process be killed, `tether.py` sees to the same.
 """
@@ -83,6 +83,7 @@ class Ports:
     portal: int = 8748
     mail_page: int = 8749
     mail: int = 8750
+    console: int = 8751
 
     @classmethod
     def free(cls) -> Self:
@@ -111,6 +112,7 @@ TITLES: Final = {
     "portal": "the customer's page",
     "mail_page": "the page of the mail that was caught",
     "mail": "the mail server",
+    "console": "the operator's page",
 }
 
 
@@ -140,6 +142,7 @@ class Stack:
         self.reconcile_url = _url(self.ports.reconcile)
         self.notify_url = _url(self.ports.notify)
         self.portal_url = _url(self.ports.portal)
+        self.console_url = _url(self.ports.console)
         self.mail_url = _url(self.ports.mail_page)
         self.stripe_url = _url(self.ports.stripe)
         self.tasks_host = f"{LOOPBACK}:{self.ports.tasks}"
@@ -230,6 +233,7 @@ class Stack:
             self._function("reconcile", ready=(self.reconcile_url, 405)),
             self._function("notify", ready=(self.notify_url, 404)),
             self._function("portal", ready=(f"{self.portal_url}/x", 404)),
+            self._function("console", ready=(f"{self.console_url}/health", 200)),
             self._program("mail", ["infra.local.mail", *mail], ready=(f"{self.mail_url}/messages", 200)),
         ]
 

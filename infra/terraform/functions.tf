@@ -93,6 +93,16 @@ locals {
       max_instances = 5
       concurrency   = 16
     }
+    console = { # A few people, now and then. Each may wait for an instance to start.
+      description   = "The operator's page; IAM lets in whom the variable operators names."
+      ingress       = "ALLOW_ALL" # Operators come through a proxy on their own machines, wherever those are.
+      callers       = var.operators
+      settings      = concat(local.moves_charges, ["PORTAL_URL"]) # It acts on charges, and shows the customers' links.
+      secrets       = ["STRIPE_API_KEY", "SIGNING_SECRETS"]
+      queues        = ["charges", "notices"]
+      max_instances = 2
+      concurrency   = 16
+    }
   }
 
   # The budgets, with what `scaling` changes of them.
@@ -109,7 +119,7 @@ locals {
 }
 
 resource "google_cloudfunctions2_function" "function" {
-  #checkov:skip=CKV_GCP_124:Stripe and customers come from anywhere, to the two functions that check signatures; callers too where charge_ingress says so, and IAM then decides.
+  #checkov:skip=CKV_GCP_124:Stripe and customers come from anywhere, to the two functions that check signatures; operators, and callers where charge_ingress says so, come from anywhere too, and IAM decides.
   for_each = local.functions
 
   project     = var.project

@@ -129,6 +129,18 @@ resource "google_cloud_run_service_iam_member" "invoker" {
   member   = lookup(local.callers, each.value.caller, each.value.caller)
 }
 
+# `gcloud run services proxy` asks for the service's address before it connects. That takes run.services.get, which is not
+# in roles/run.invoker: without this role only who may see more of the project could open the page in this way.
+resource "google_cloud_run_service_iam_member" "operator" {
+  for_each = toset(var.operators)
+
+  project  = var.project
+  location = var.region
+  service  = google_cloudfunctions2_function.function["console"].name
+  role     = "roles/run.viewer"
+  member   = each.key
+}
+
 # --- Who builds them -------------------------------------------------------------------------------------------------
 
 resource "google_service_account" "builder" {

@@ -4,8 +4,18 @@ output "urls" {
 }
 
 output "webhook_url" {
-  description = "The endpoint to register at Stripe, for the payment_intent.* events, of connected accounts too if you charge on theirs."
+  description = "The endpoint to register at Stripe, for checkout.session.completed and the payment_intent.* events that the quick start names; a second time with connect=true, and a secret of its own, if you charge on connected accounts."
   value       = "${local.urls.webhook}/"
+}
+
+output "console" {
+  description = "How an operator opens their page: run this, and go to http://localhost:8080 until it is stopped. Only for those whom `operators` names."
+  value       = "gcloud run services proxy ${google_cloudfunctions2_function.function["console"].name} --project=${var.project} --region=${var.region} --port=8080"
+}
+
+output "environment" {
+  description = "Lines for a shell that give paidonce what the functions are told, but for the secrets: eval \"$(terraform output -raw environment)\". Whoever does there what moves a charge tells, and enqueues, as the functions do."
+  value       = join("\n", [for variable in local.functions.reconcile.settings : "export ${variable}='${replace(local.settings[variable], "'", "'\\''")}'" if local.settings[variable] != null])
 }
 
 output "queues" {

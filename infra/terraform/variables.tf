@@ -76,8 +76,8 @@ variable "scaling" {
   default = {}
 
   validation {
-    condition     = alltrue([for name in keys(var.scaling) : contains(["charge", "webhook", "reconcile", "notify", "portal"], name)])
-    error_message = "Write the names of functions: charge, webhook, reconcile, notify, portal."
+    condition     = alltrue([for name in keys(var.scaling) : contains(["charge", "webhook", "reconcile", "notify", "portal", "console"], name)])
+    error_message = "Write the names of functions: charge, webhook, reconcile, notify, portal, console."
   }
   validation {
     condition     = alltrue([for budget in values(var.scaling) : coalesce(budget.concurrency, 1) >= 1 && coalesce(budget.concurrency, 1) <= 1000])
@@ -106,6 +106,17 @@ variable "task_callers" {
   validation {
     condition     = alltrue([for member in var.task_callers : can(regex("^(serviceAccount|user|group|principal|principalSet):.+", member))])
     error_message = "Write members such as serviceAccount:shop@my-project.iam.gserviceaccount.com; allUsers and allAuthenticatedUsers may not charge anybody."
+  }
+}
+
+variable "operators" {
+  description = "IAM members that may open the operator's page and act there, such as group:payments@example.com. With none, nobody can. Only members that have an e-mail address: it is what a charge keeps of who did something."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for member in var.operators : can(regex("^(user|group|serviceAccount):[^@]+@[^@]+$", member))])
+    error_message = "Write members such as group:payments@example.com or user:me@example.com; allUsers and allAuthenticatedUsers are no operators."
   }
 }
 

@@ -304,6 +304,18 @@ def test_charges_that_have_ended_are_named_oldest_first_up_to_the_limit(store: S
     assert store.ended(2, NOON, 10) == []
 
 
+def test_charges_that_need_somebody_are_named_oldest_first_up_to_the_limit(store: Store) -> None:
+    """Of one shard, however old; those that need nobody are not among them."""
+    for hour in (3, 1, 2):
+        store.insert(CHARGE, f"0{hour}", {"attention": time_key(0, NOON + timedelta(hours=hour))})
+    store.insert(CHARGE, "00", {"due": time_key(0, NOON)})
+    store.insert(CHARGE, "10", {"attention": time_key(1, NOON)})
+
+    assert store.attention(0, 10) == ["01", "02", "03"]
+    assert store.attention(0, 2) == ["01", "02"]
+    assert store.attention(2, 10) == []
+
+
 def test_the_names_of_a_kind_are_read_in_order_from_any_of_them_on(store: Store) -> None:
     """Other kinds are not among them."""
     for name in ("b", "a", "c"):

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Final
 
 from infra.local.stripe.engine import Fault as StripeFault
@@ -11,7 +12,7 @@ from shared import policy
 from shared.charge import Charge, Status
 from shared.checkout import Unreachable, take_card
 from shared.ledger import LedgerUnavailable
-from tests.world import FAULTS, OUTAGE, Fault, Killed, World
+from tests.world import FAULTS, OUTAGE, RETRY_SCHEDULE, Fault, Killed, World
 
 Scenario = Callable[[World], None]
 Plan = Mapping[int, Fault]
@@ -117,8 +118,7 @@ def _pay_beside(world: World, *, payments: int) -> None:
 
 def scheduled_and_its_tasks_are_lost(world: World) -> None:
     """A decline is to be tried again by itself; its tasks are lost, and meanwhile money comes onto the card."""
-    path, form = "/v1/payment_methods/pm_card_chargeCustomerFail/attach", f"customer={world.customer}"
-    card = world.at_stripe("POST", path, form)["id"]
+    card = _card_without_money(world)
     world.create(payment_method=card, retry="schedule", patient=True)
     world.queue.clear()
     world.top_up(card)
@@ -178,6 +178,73 @@ def _as_a_new_customer(world: World, give: Callable[[Charge], None]) -> None:
         world.violations.append("whoever gave a card could not pay")
 
 
+def scheduled_then_another_card(world: World) -> None:
+    """A decline is to be tried again by itself, and the customer gives another card first."""
+    world.create(payment_method=_card_without_money(world), retry="schedule", patient=True)
+    _each(world, "payment-method", payment_method="pm_card_mastercard")
+
+
+def scheduled_then_canceled(world: World) -> None:
+    """A decline is canceled in the very minute in which it is tried again by itself."""
+    card = _card_without_money(world)
+    world.create(payment_method=card, retry="schedule", patient=True)
+    world.top_up(card)
+    world.clock.sleep(RETRY_SCHEDULE[0] - timedelta(seconds=1))
+    _each(world, "cancel", reason="changed my mind")
+
+
+def tried_again_with_the_same_card(world: World) -> None:
+    """A card is declined, money comes onto it, and the customer tries it again."""
+    card = _card_without_money(world)
+    world.create(payment_method=card, patient=True)
+    world.top_up(card)
+    _each(world, "retry")
+
+
+def trouble_of_the_processor(world: World) -> None:
+    """A decline that passes, perhaps: a few tries by ourselves."""
+    world.create(payment_method="pm_card_chargeDeclinedProcessingError", patient=True)
+
+
+def card_gone_then_another(world: World) -> None:
+    """S7: the card was deleted, and the customer gives another one."""
+    world.create(payment_method="pm_gone", patient=True)
+    _each(world, "payment-method", payment_method="pm_card_visa")
+
+
+def nobody_chooses(world: World) -> None:
+    """A card is declined, nobody does anything, and the charge expires."""
+    world.create(payment_method="pm_card_chargeDeclinedInsufficientFunds", patient=True)
+    world.clock.sleep(policy.EXPIRES_AFTER + timedelta(days=1))
+    world.sweep()
+
+
+def expired_while_unknown(world: World) -> None:
+    """The answer to a payment is lost, and nothing runs before the charge expires."""
+    world.engine.fail_next(StripeFault.DROP_AFTER, "payment_intents.confirm", times=2)
+    world.create()
+    world.queue.clear()
+    world.clock.sleep(policy.EXPIRES_AFTER + timedelta(days=1))
+    world.sweep()
+
+
+def cash_while_unknown(world: World) -> None:
+    """The answer to a payment is lost, and the customer pays in cash meanwhile."""
+    world.engine.fail_next(StripeFault.DROP_AFTER, "payment_intents.confirm", times=2)
+    world.create()
+    _each(world, "out-of-band", reference="till 4")
+
+
+def _card_without_money(world: World) -> str:
+    path, form = "/v1/payment_methods/pm_card_chargeCustomerFail/attach", f"customer={world.customer}"
+    return str(world.at_stripe("POST", path, form)["id"])
+
+
+def _each(world: World, act: str, **fields: str) -> None:
+    for charge in world.charges():
+        world.post(f"/{charge.id}/{act}", fields)
+
+
 def _body(world: World) -> dict[str, str | int]:
     return {"amount": 1999, "currency": "usd", "customer": world.customer, "payment_method": "pm_card_visa"}
 
@@ -198,6 +265,14 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     scheduled_and_its_tasks_are_lost,
     customer_gone_and_a_card_is_given,
     customer_deleted_while_it_is_made,
+    scheduled_then_another_card,
+    scheduled_then_canceled,
+    tried_again_with_the_same_card,
+    trouble_of_the_processor,
+    card_gone_then_another,
+    nobody_chooses,
+    expired_while_unknown,
+    cash_while_unknown,
 )
 
 

@@ -82,7 +82,7 @@ def test_started_twice_it_names_the_port_and_killed_or_ended_it_leaves_nothing_b
     assert f"port {first_port} is taken, and the local stack wants it for the charge function" in second.stderr.read()
 
     groups = children_of(stack.pid)
-    assert len(groups) == 10, "nine programs and the tether"
+    assert len(groups) == 11, "ten programs and the tether"
     stack.kill()
     await_end(groups, first_port)
 

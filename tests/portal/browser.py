@@ -58,21 +58,27 @@ class _Quiet(WSGIRequestHandler):
 
 @contextmanager
 def served(world: Portal) -> Iterator[str]:
-    """Serve a world's page, and Stripe's pages beside it, on a free port of the loopback interface."""
-    server = make_server("127.0.0.1", 0, _site(world), threaded=True, request_handler=_Quiet)
-    url = f"http://127.0.0.1:{server.server_port}"
-    world.portal_url = url
-    world.engine.settings = dataclasses.replace(world.engine.settings, public_url=url)
-    world.parts = dataclasses.replace(
-        world.parts,
-        settings=dataclasses.replace(world.parts.settings, portal_url=url),
-        checkout=Checkout(world.parts.checkout._gateway, url),
-    )
-    wiring.use(world.parts)
+    """Serve a world's page, and Stripe's pages beside it."""
+    with listening(_site(world)) as url:
+        world.portal_url = url
+        world.engine.settings = dataclasses.replace(world.engine.settings, public_url=url)
+        world.parts = dataclasses.replace(
+            world.parts,
+            settings=dataclasses.replace(world.parts.settings, portal_url=url),
+            checkout=Checkout(world.parts.checkout._gateway, url),
+        )
+        wiring.use(world.parts)
+        yield url
+
+
+@contextmanager
+def listening(site: Callable[..., Iterable[bytes]]) -> Iterator[str]:
+    """Serve a WSGI application on a free port of the loopback interface."""
+    server = make_server("127.0.0.1", 0, site, threaded=True, request_handler=_Quiet)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield url
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         thread.join()

@@ -19,12 +19,14 @@ REPOSITORY: Final = Path(__file__).parents[2]
 DEPLOYMENT: Final = REPOSITORY / "infra" / "terraform"
 CALLER: Final = "serviceAccount:shop@my-project.iam.gserviceaccount.com"
 TASK_CALLER: Final = "serviceAccount:billing@my-project.iam.gserviceaccount.com"
+OPERATOR: Final = "group:payments@example.com"
 VARIABLES: Final[Mapping[str, Mapping[str, object]]] = {  # What must be said to plan an example.
     "small": {"project": "my-project", "callers": [CALLER]},
     "production": {
         "project": "my-project",
         "callers": [CALLER],
         "task_callers": [TASK_CALLER],
+        "operators": [OPERATOR],
         "bundle": "paidonce.zip",
     },
 }
@@ -71,7 +73,9 @@ class Workspace:
 
     def __init__(self, folder: Path, stand_in: StandIn) -> None:
         self.deployment = folder / "infra" / "terraform"
-        shutil.copytree(DEPLOYMENT, self.deployment, ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*"))
+        shutil.copytree(
+            DEPLOYMENT, self.deployment, ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*", "*.tfvars")
+        )
         for example in VARIABLES:  # Their states stay here.
             self._example(example).joinpath("backend_override.tf").write_text('terraform {\n  backend "local" {}\n}\n')
         for bundle in (folder / "dist" / "paidonce.zip", self._example("production") / "paidonce.zip"):

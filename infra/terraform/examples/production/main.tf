@@ -40,6 +40,11 @@ variable "task_callers" {
   default     = []
 }
 
+variable "operators" {
+  description = "IAM members that may open the operator's page, such as group:payments@example.com."
+  type        = list(string)
+}
+
 variable "bundle" {
   description = "Path of the zip file that `make bundle` wrote."
   type        = string
@@ -69,6 +74,7 @@ module "paidonce" {
 
   callers        = var.callers
   task_callers   = var.task_callers
+  operators      = var.operators
   charge_ingress = "ALLOW_ALL"
 
   database_location = "eur3"
@@ -102,6 +108,16 @@ output "webhook_url" {
 output "queues" {
   description = "The queues, for callers that ask by task."
   value       = module.paidonce.queues
+}
+
+output "console" {
+  description = "How to open the operator's page."
+  value       = module.paidonce.console
+}
+
+output "environment" {
+  description = "What paidonce is to be told, in a shell."
+  value       = module.paidonce.environment
 }
 
 output "put_secrets" {

@@ -25,7 +25,12 @@ variable "region" {
 }
 
 variable "callers" {
-  description = "IAM members that may ask for charges, such as user:me@example.com."
+  description = "IAM members that may ask for charges, such as user:me@example.com. Without a default: an apply that was not told them would shut them out."
+  type        = list(string)
+}
+
+variable "operators" {
+  description = "IAM members that may open the operator's page, such as user:me@example.com."
   type        = list(string)
   default     = []
 }
@@ -37,6 +42,7 @@ module "paidonce" {
   region         = var.region
   bundle         = "${path.module}/../../../../dist/paidonce.zip"
   callers        = var.callers
+  operators      = var.operators
   charge_ingress = "ALLOW_ALL"
 }
 
@@ -48,6 +54,16 @@ output "charge_url" {
 output "webhook_url" {
   description = "Where Stripe shall send its events."
   value       = module.paidonce.webhook_url
+}
+
+output "console" {
+  description = "How to open the operator's page."
+  value       = module.paidonce.console
+}
+
+output "environment" {
+  description = "What paidonce is to be told, in a shell."
+  value       = module.paidonce.environment
 }
 
 output "put_secrets" {
