@@ -17,13 +17,13 @@ from werkzeug.routing import BaseConverter, Map, Rule
 
 from shared import answer, health, links, log, pages, wiring
 from shared.charge import Act, Charge, Chosen, Status
-from shared.checkout import SESSION_PARAMETER, Refused, Unreachable, take_card
+from shared.checkout import SESSION_PARAMETER, CustomerMissing, Opened, Refused, Unreachable, take_card
 from shared.deliver import Outcome, as_seen
 from shared.gate import LedgerClosed
 from shared.ledger import LedgerUnavailable
 from shared.links import LinkExpired, LinkInvalid
 from shared.pages import Page, Reader
-from shared.policy import CLOSES_AS
+from shared.policy import CLOSES_AS, needs_customer
 from shared.wiring import Parts
 
 BODY_LIMIT_BYTES: Final = 4096  # A form of ours has one field.
@@ -152,7 +152,9 @@ class Visit:
     def give_card(self, charge: Charge) -> Answer:
         """Send the customer to Stripe's page for another card."""
         try:
-            opened = self._parts.checkout.open(charge, self._url, self._now)
+            opened = self._opened(charge)
+        except CustomerMissing:  # And a PaymentIntent is recorded, which is for them.
+            return self._shown(self._charge(), status=409)
         except Refused:
             log.warning("a customer cannot give a card at Stripe", charge=charge.id)
             return _answer(pages.message(self._reader, "no_card_here", 409, back=self._url), self._parts)
@@ -167,6 +169,16 @@ class Visit:
     def cancel(self, charge: Charge) -> Answer:
         """Cancel the order."""
         return self._after(self._act(charge, Chosen(act=Act.CANCEL, actor="customer")))
+
+    def _opened(self, charge: Charge) -> Opened:
+        checkout = self._parts.checkout
+        try:
+            return checkout.open(charge, self._url, self._now)
+        except CustomerMissing as missing:
+            found = self._parts.charger.customer_gone(charge.id, charge.customer, missing.error)
+            if not needs_customer(found):
+                raise
+            return checkout.open(found, self._url, self._now)
 
     # --- Inside -------------------------------------------------------------------------------------------------------
 

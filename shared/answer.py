@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -21,6 +21,11 @@ CLOSED_SECONDS: Final = 60  # A person must do something first.
 STRIPE_DOWN_SECONDS: Final = 30  # Asked of the queue while Stripe as a whole does not answer.
 UNKNOWN_ID_SECONDS: Final = 60  # A task may overtake the commit that it was made for, but not by so much.
 PAGES: Final = frozenset({"console", "portal"})  # The functions that people look at: no documents for programs there.
+
+REFUSALS: Final[Mapping[str, str]] = {  # Where the refusal's own name says too little.
+    "customer_is_gone": "its customer is gone at Stripe, so name another as `customer`, whose payment method it is",
+    "customer_is_another": "another customer is taken only where its own is gone before a PaymentIntent was made",
+}
 
 
 def by_task(request: flask.Request) -> bool:
@@ -55,7 +60,8 @@ def to_caller(outcome: Outcome, now: datetime, url: str, show: Callable[[Charge]
     elif outcome.refusal == "version":
         answer = problem(Problem(412, "version", "The charge has moved on; read it again.", charge=show(charge)))
     elif outcome.refusal is not None:
-        detail = f"The charge is {charge.status}: {outcome.refusal.replace('_', ' ')}. Nothing was changed."
+        why = REFUSALS.get(outcome.refusal, outcome.refusal.replace("_", " "))
+        detail = f"The charge is {charge.status}: {why}. Nothing was changed."
         answer = problem(Problem(409, outcome.refusal.replace("_", "-"), detail, charge=show(charge)))
     else:
         answer = as_json(show(charge), HTTP_STATUS[charge.status])

@@ -247,11 +247,13 @@ def retry(charge_id: str, actor: str) -> None:
 @main.command("payment-method")
 @click.argument("charge_id")
 @click.argument("payment_method")
+@click.option("--customer", help="Whose it is, where the charge's own customer is gone at Stripe.")
 @_actor
 @_writes
-def payment_method(charge_id: str, payment_method: str, actor: str) -> None:
+def payment_method(charge_id: str, payment_method: str, customer: str | None, actor: str) -> None:
     """Charge another payment method of the customer's."""
-    _act(charge_id, Act.PAYMENT_METHOD, actor=actor, payment_method=payment_method)
+    whose = {"customer": customer} if customer else {}
+    _act(charge_id, Act.PAYMENT_METHOD, actor=actor, payment_method=payment_method, **whose)
 
 
 @main.command("out-of-band")
@@ -308,9 +310,7 @@ def erase(charge_id: str, *, yes: bool) -> None:
     found = _or_fail(lambda: parts.reconciler.retention.erase(charge_id))
     if found is None:
         _fail("There is no such charge.")
-    click.echo(
-        f"erased: {found.erased_at:%Y-%m-%d %H:%M} UTC. Stripe has its own record of customer {found.terms.customer}."
-    )
+    click.echo(f"erased: {found.erased_at:%Y-%m-%d %H:%M} UTC. Stripe has its own record of customer {found.customer}.")
 
 
 @main.group("dead-letters")

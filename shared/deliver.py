@@ -31,6 +31,8 @@ from shared.charge import (
     Chosen,
     Compared,
     Crashed,
+    CustomerGone,
+    Failure,
     Fetched,
     Happened,
     Listed,
@@ -86,7 +88,7 @@ class Gateway(Protocol):
         """Read a PaymentIntent."""
 
     def list(
-        self, customer: str, account: str | None, since: datetime, until: datetime, api_version: str
+        self, customer: str | None, account: str | None, since: datetime, until: datetime, api_version: str
     ) -> Listed | LookFailed:
         """List PaymentIntents."""
 
@@ -540,6 +542,17 @@ class Charger:
                 self._make_task(run.charge, None)
         return run.charge
 
+    def customer_gone(self, charge_id: str, customer: str, error: Failure) -> Charge:
+        """Record that Stripe does nothing more for the charge's customer. Raises LedgerUnavailable."""
+        self._gate.check()
+        held = self._ledger.get(charge_id)
+        assert held is not None, "charges are never deleted"
+        run = Run(held=held, charge=held.charge, lease=self._new_lease(), limits=self._limits)
+        self._learn(run, CustomerGone(customer=customer, error=error))
+        if run.charge != held.charge:
+            self._save(run, lambda charge: self._settled(charge, None, run.lease))
+        return run.charge
+
     # --- One delivery -------------------------------------------------------------------------------------------------
 
     def _answer_for(self, asked: Charge, task: str | None) -> Outcome:
@@ -665,7 +678,8 @@ class Charger:
         account, api_version = charge.terms.account, charge.create.api_version
         if isinstance(step, policy.Fetch):
             return self._gateway.fetch(step.payment_intent, account, api_version, with_charges=step.with_charges)
-        return self._gateway.list(charge.terms.customer, account, step.since, self._clock.now(), api_version)
+        customer = None if step.of_everybody else charge.customer
+        return self._gateway.list(customer, account, step.since, self._clock.now(), api_version)
 
     def _learn(self, run: Run, observation: Observation) -> Decision:
         decision = policy.decide(run.charge, observation, self._clock.now(), run.limits)

@@ -220,16 +220,22 @@ class Gateway:
         )
 
     def list(
-        self, customer: str, account: str | None, since: datetime, until: datetime, api_version: str
+        self, customer: str | None, account: str | None, since: datetime, until: datetime, api_version: str
     ) -> Listed | LookFailed:
         """List the customer's PaymentIntents made from `since` to `until`, whole seconds; all, or it has failed.
 
-        A customer that is gone has no list any more: the account's is read instead.
+        customer: None for everybody's. One that is gone has no list any more: the account's is read instead.
         """
         created = {"gte": math.floor(since.timestamp()), "lte": math.ceil(until.timestamp())}
         options = _options(account, api_version)
-        found = self._pages(self._payment_intents.list, {"customer": customer, "created": created}, options)
-        if isinstance(found, LookFailed) and found.error is not None and found.error.code == "resource_missing":
+        of_whom = {} if customer is None else {"customer": customer}
+        found = self._pages(self._payment_intents.list, {**of_whom, "created": created}, options)
+        if (
+            of_whom
+            and isinstance(found, LookFailed)
+            and found.error is not None
+            and found.error.code == "resource_missing"
+        ):
             found = self._pages(self._payment_intents.list, {"created": created}, options)
         if isinstance(found, LookFailed):
             return found

@@ -197,12 +197,16 @@ def _canceled(matter: Matter) -> Letter:
 
 
 def _asks_for_card(matter: Matter) -> Letter:
-    _ = matter.gettext
+    _, no_card = matter.gettext, policy.beyond_cards(matter.charge)
     return _to_customer(
         matter,
-        subject=_("We need a card for your payment of %(amount)s"),
+        subject=_("Your payment of %(amount)s cannot be made by card any more")
+        if no_card
+        else _("We need a card for your payment of %(amount)s"),
         paragraphs=(
-            _("The card that was on file for you is not there any more, so it cannot be charged."),
+            _("The seller's record of you at Stripe was deleted, and this payment hangs on it.")
+            if no_card
+            else _("The card that was on file for you is not there any more, so it cannot be charged."),
             _nothing_taken(matter),
         ),
         closing=_("If nobody chooses, this ends unpaid on %(day)s.")
@@ -281,20 +285,22 @@ def _missing(matter: Matter) -> Letter:
     if not policy.new_card_helps(charge):
         return _account_gone(matter)
     param = (charge.last_error.param if charge.last_error else None) or ""
-    customer_gone = param == "customer"
+    customer_gone = charge.customer_gone or param == "customer"
     what = (
-        _("The customer %(customer)s is not there any more.") % {"customer": charge.terms.customer}
+        _("The customer %(customer)s is not there any more.") % {"customer": charge.customer}
         if customer_gone
         else _("The card %(card)s is not there any more, or does not belong to the customer %(customer)s.")
-        % {"card": charge.payment_method, "customer": charge.terms.customer}
+        % {"card": charge.payment_method, "customer": charge.customer}
     )
+    page = matter.url if customer_gone and not charge.terms.receipt_email else None
     return Letter(
         subject=_("A payment of %(amount)s waits: something is missing in your Stripe account")
         % {"amount": _amount(matter)},
         paragraphs=tuple(
             filter(None, (what, _("The payment cannot be made as it was asked for."), _nothing_taken(matter)))
         ),
-        facts=_facts(matter),
+        # Their key to it: the owner of the account may have it, who could do at Stripe whatever it offers.
+        facts=(*_facts(matter), *([(_("The customer's page"), page)] if page else [])),
         sections=(
             Section(
                 title=_("How this may have come about"),
@@ -307,9 +313,7 @@ def _missing(matter: Matter) -> Letter:
             Section(
                 title=_("What to do now"),
                 points=(
-                    _("Ask the customer for a card again: a deleted customer and its cards do not come back.")
-                    if customer_gone
-                    else _("Ask the customer for another card, unless they have just been asked by mail."),
+                    *_asked(matter, customer_gone=customer_gone),
                     _("Tell whoever runs the platform if you do not know why it is missing."),
                 ),
             ),
@@ -380,6 +384,25 @@ def _absent_account(charge: Charge) -> tuple[str, str]:
         "transfer_data[destination]": destination and str(destination),
     }
     return param if param in named else "account", named.get(param, terms.account) or ""
+
+
+def _asked(matter: Matter, *, customer_gone: bool) -> tuple[str, ...]:
+    """Say how the customer comes to know, and what they can still do: of a deleted one Stripe says no address."""
+    _, charge = matter.gettext, matter.charge
+    if not customer_gone:
+        return (_("Ask the customer for another card, unless they have just been asked by mail."),)
+    done = (
+        _("No card can be charged for this payment any more. Agree with the customer how else they pay.")
+        if policy.beyond_cards(charge)
+        else _("Ask the customer for a card again: a deleted customer and its cards do not come back.")
+    )
+    if charge.terms.receipt_email:
+        return (done, _("They are written to at the address that their receipt was to go to."))
+    unwritten = _("We cannot write to the customer: Stripe keeps no address of one who was deleted.")
+    pass_on = _(
+        "Send them the address of their page, and send it to nobody else: whoever opens it can choose for them."
+    )
+    return (done, unwritten, *([pass_on] if matter.url else [_("Tell them yourself.")]))
 
 
 def _pays_elsewhere(matter: Matter) -> Letter:
@@ -569,7 +592,33 @@ def _refused_with(failure: Failure | None) -> Block:
     return {Seen.UNAUTHORIZED: API_KEY, Seen.MISSING_PAYMENT_INTENT: NO_INTENT}.get(seen, SAID)
 
 
+def _beyond_cards(matter: Matter) -> Letter:
+    """S7: nothing can be mended, so they hear what is left."""
+    _ = matter.gettext
+    return Letter(
+        subject=_("A charge of %(amount)s cannot be paid by card any more") % {"amount": _amount(matter)},
+        paragraphs=(
+            _("Its customer is gone at Stripe, and its PaymentIntent is for that customer for ever."),
+            _("The customer has not been charged. The owner of the account is told, too."),
+        ),
+        facts=(*_facts(matter), *_seen(matter)),
+        sections=(
+            Section(
+                title=_("What to do"),
+                points=(
+                    _("If it is paid in another way, note that with the first command."),
+                    _("Or cancel it with the second command, and charge another customer under a new key."),
+                ),
+            ),
+        ),
+        commands=(_note_cash(matter), _post(matter, "cancel")),
+        footer=_to_operator(matter),
+    )
+
+
 def _blocked(matter: Matter) -> Letter:
+    if policy.beyond_cards(matter.charge):
+        return _beyond_cards(matter)
     _, charge = matter.gettext, matter.charge
     block = _block(charge)
     commands = (_command(matter, way) for way in block.commands)
@@ -702,7 +751,7 @@ def _facts(matter: Matter) -> tuple[tuple[str, str], ...]:
         (_("For"), _one_line(charge.terms.description)),
         (_("Charge"), charge.id),
         (_("Status"), charge.status),
-        (_("Customer"), charge.terms.customer),
+        (_("Customer"), charge.customer),
         (_("Payment method"), charge.payment_method),
         (_("PaymentIntent"), charge.payment_intent or ""),
         (_("Account"), charge.terms.account or ""),

@@ -144,9 +144,9 @@ class Notifier:
 
     def _customer(self, charge: Charge) -> Reader:
         terms = charge.terms
-        if not terms.customer:  # Given up before it was ever asked for.
+        if not charge.customer:  # Given up before it was ever asked for.
             return Reader(audience=Audience.CUSTOMER)
-        contact = self._contacts.contact_of_customer(terms.customer, terms.account)
+        contact = self._contacts.contact_of_customer(charge.customer, terms.account)
         email = terms.receipt_email
         if email is None:
             email = _known(contact).email

@@ -45,6 +45,7 @@ OFFERED: Final[Mapping[str, tuple[str, ...]]] = {
     "elsewhere":            ("pay", "card", "cancel"),
     "exhausted":            ("cash", "cancel"),                   # No attempt is left.
     "gone":                 ("card", "cash", "cancel"),           # S7.
+    "no_card":              ("cash", "cancel"),                   # S7, too late for another customer.
     "blocked":              ("cancel",),                          # Not the customer's to mend.
 }
 FACES: Final[Mapping[Status, str]] = {
@@ -94,9 +95,13 @@ def face(charge: Charge, now: datetime) -> str:
     if charge.closing is not None and not charge.final:
         return "closing"
     owners = charge.blocked_on is Party.ACCOUNT_OWNER and policy.new_card_helps(charge)
-    shown = "gone" if owners and is_certain and not policy.money_may_move(charge) else FACES[charge.status]
+    if owners and is_certain and not policy.money_may_move(charge):
+        shown = "no_card" if policy.beyond_cards(charge) else "gone"
+    else:
+        shown = FACES[charge.status]
     exhausted = policy.exhausted(charge) and is_certain
-    if charge.pays_elsewhere_since is not None and (exhausted or Act.PAYMENT_METHOD in policy.options(charge)):
+    open_to_them = exhausted or shown == "no_card" or Act.PAYMENT_METHOD in policy.options(charge)
+    if charge.pays_elsewhere_since is not None and open_to_them:
         return "elsewhere"
     if exhausted and shown not in {"sending", "unknown", "processing"} and not charge.final:
         return "exhausted"
@@ -107,7 +112,7 @@ def face(charge: Charge, now: datetime) -> str:
 
 def choices(charge: Charge, now: datetime) -> tuple[str, ...]:
     """Name what a customer may choose now; the first is what the page advises."""
-    open_acts = policy.options(charge)
+    open_acts = policy.options(charge) - ({Act.RETRY} if charge.customer_gone else frozenset())
     if policy.doubtful_until(charge, now) is not None:  # Who pays in cash now may pay twice.
         open_acts -= {Act.OUT_OF_BAND}
     return tuple(choice for choice in OFFERED[face(charge, now)] if CHOICES[choice] in open_acts)

@@ -33,6 +33,7 @@ from shared.charge import (
     Closing,
     Compared,
     Crashed,
+    CustomerGone,
     Discrepancy,
     Failure,
     Fetched,
@@ -82,6 +83,7 @@ class List:
     """List the customer's PaymentIntents since this time."""
 
     since: datetime
+    of_everybody: bool = False  # The whole account's: a customer who is gone may have no list any more.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,6 +301,8 @@ UNEXPLAINED: Final = "unexplained_payment_intent"  # The kind of Discrepancy tha
 NOT_AS_AGREED: Final = "unexplained_payment"       # Of money that names this charge, and is not what was asked for.
 NOT_CANCELED: Final = "orphan_not_canceled"
 ANSWERS_FOR: Final = EXTRA | {NOT_AS_AGREED}       # Whoever took money that one of these is about is seen to already.
+
+NO_CUSTOMER: Final = Failure(type="invalid_request_error", code="resource_missing", param="customer")
 
 # Which of several PaymentIntents of one charge is the one to record: the first kind that is there.
 PREFERENCE: Final[tuple[frozenset[Seen], ...]] = (
@@ -574,7 +578,7 @@ def _with_new_create(charge: Charge, number: int) -> Charge:
     parameters = {
         "amount": terms.amount,
         "currency": terms.currency,
-        "customer": terms.customer,
+        "customer": charge.customer,
         "payment_method": charge.payment_method,
         # Whatever kind of payment method it is, and never one that sends an absent customer to another page.
         "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
@@ -726,7 +730,8 @@ def next_step(charge: Charge, now: datetime) -> Step:
 
 def _next_before_payment_intent(charge: Charge, now: datetime) -> Step:
     since = min(charge.created_at, charge.lost_since or charge.created_at)
-    create, listing = charge.create, List(since=since - LIST_MARGIN)
+    of_everybody = charge.customer_gone or bool(charge.customers)
+    create, listing = charge.create, List(since=since - LIST_MARGIN, of_everybody=of_everybody)
     if charge.closing is not None:
         return listing  # It is closed without a list only while that is certain: `_close`.
     if create.settled:
@@ -798,6 +803,19 @@ def unheard(charge: Charge, now: datetime, limits: Limits) -> bool:
     return request.standing is Standing.LOOK or (request.standing is Standing.OUT and request.unanswered > 0)
 
 
+def needs_customer(charge: Charge) -> bool:
+    """Whether another customer may take the place of the one that is gone at Stripe (S7).
+
+    Only while no PaymentIntent is recorded: that is for one customer, for ever, as the charge has one PaymentIntent.
+    """
+    return charge.customer_gone and charge.payment_intent is None and not charge.final and charge.closing is None
+
+
+def beyond_cards(charge: Charge) -> bool:
+    """Whether no card can pay it any more: its PaymentIntent is for a customer who is gone at Stripe."""
+    return charge.customer_gone and charge.payment_intent is not None and not charge.final
+
+
 def waiting_on(charge: Charge) -> Party | None:
     """Name who must act before the charge moves on; None once it is final."""
     return charge.blocked_on if charge.status is Status.BLOCKED else WAITING_ON[charge.status]
@@ -836,7 +854,7 @@ def options(charge: Charge) -> frozenset[Act]:
     """Name the acts open now."""
     if charge.closing is not None:
         return frozenset({Act.RETRY}) if charge.status is Status.BLOCKED else frozenset()
-    if exhausted(charge):
+    if exhausted(charge) or beyond_cards(charge):
         return OPTIONS[charge.status] & CLOSINGS
     if charge.status is Status.BLOCKED and _last_request(charge).outcome is None:
         return EVERY_ACT - {Act.PAYMENT_METHOD}  # What is out is settled first.
@@ -889,7 +907,8 @@ def _resumes(charge: Charge) -> bool:
     """Whether a blocked charge goes on by itself, once what blocks it has been mended; else somebody must act."""
     if charge.closing is not None:
         return charge.closing.request is None or not charge.closing.request.settled
-    return _last_request(charge).outcome not in BLOCKING and len(charge.attempts) < ATTEMPTS_LIMIT
+    gone = charge.customer_gone and _last_request(charge).settled
+    return not gone and _last_request(charge).outcome not in BLOCKING and len(charge.attempts) < ATTEMPTS_LIMIT
 
 
 def _last_request(charge: Charge) -> Request:
@@ -913,7 +932,7 @@ def _again(charge: Charge, since: datetime | None, now: datetime) -> timedelta:
 # --- Deciding ---------------------------------------------------------------------------------------------------------
 
 
-def decide(charge: Charge, observation: Observation, now: datetime, limits: Limits) -> Decision:  # noqa: C901 - one arm for each.
+def decide(charge: Charge, observation: Observation, now: datetime, limits: Limits) -> Decision:  # noqa: C901, PLR0912 - an arm for each.
     """Answer an observation. The same observation again changes nothing."""
     match observation:
         case Answered():
@@ -926,6 +945,8 @@ def decide(charge: Charge, observation: Observation, now: datetime, limits: Limi
             decision = _listed(charge, observation, now)
         case LookFailed():
             decision = _look_failed(charge, observation, now, limits)
+        case CustomerGone():
+            decision = _customer_gone(charge, observation)
         case Happened():
             decision = _happened(charge, observation, now)
         case Chosen():
@@ -1057,8 +1078,11 @@ def _mender(charge: Charge) -> tuple[tuple[Audience, Topic], ...]:
     """Name who must mend a blocked charge, and what they are told."""
     if charge.blocked_on is Party.ACCOUNT_OWNER:  # S7: both parties.
         owner, operator = (Audience.ACCOUNT_OWNER, Topic.MISSING_OBJECT), (Audience.OPERATOR, Topic.MISSING_OBJECT)
+        customer = (Audience.CUSTOMER, Topic.MISSING_OBJECT)
+        if beyond_cards(charge) and charge.terms.account is not None:  # Nothing is to be mended: they must know.
+            return (owner, customer, (Audience.OPERATOR, Topic.BLOCKED))
         if new_card_helps(charge):
-            return (owner, (Audience.CUSTOMER, Topic.MISSING_OBJECT))
+            return (owner, customer)
         return (operator,) if charge.terms.account is None else (owner, operator)  # No card brings an account back.
     internal = charge.last_error is not None and charge.last_error.type == "internal_error"
     return ((Audience.OPERATOR, Topic.BUG if internal else Topic.BLOCKED),)
@@ -1119,6 +1143,8 @@ def _what(observation: Observation, charge: Charge) -> str:  # noqa: C901 - one 
             return "reviewed"
         case LookFailed(seen=seen):
             return f"look failed: {seen}"
+        case CustomerGone():
+            return "the customer is gone"
         case Listed():
             return f"listed: {charge.payment_intent or 'none'}"
         case Woken():
@@ -1256,6 +1282,8 @@ def _apply(charge: Charge, request: Request, row: Row, seen: Seen, now: datetime
     else:
         charge = charge.with_request(dataclasses.replace(request, standing=row.standing, outcome=outcome, heard=None))
     error = request.error or charge.last_error
+    if seen is Seen.MISSING_OBJECT and error is not None and error.param == NO_CUSTOMER.param:
+        charge = dataclasses.replace(charge, customer_gone=True)
     if row.status is Status.BLOCKED:
         return _blocked(dataclasses.replace(charge, last_error=error), row.blocked_on)
     if row.status in {Status.DECLINED, Status.RETRYING, Status.ACTION_REQUIRED} and request.operation == "confirm":
@@ -1448,6 +1476,8 @@ def _by_state(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     charge = _settle_open_attempt(charge, intent.seen)
     if status is Status.CANCELED:
         return _closed(charge)
+    if status is Status.ACTION_REQUIRED and charge.status is Status.BLOCKED and beyond_cards(charge):
+        return _rest(charge)  # What an attempt has left; to ask the customer for it leads nowhere any more.
     if charge.closing is not None:
         return _closing_held_up(charge, status, now)
     if status is Status.BLOCKED:
@@ -1627,6 +1657,13 @@ def _look_failed(charge: Charge, failed: LookFailed, now: datetime, limits: Limi
     return _later(charge, _again(charge, since, now))
 
 
+def _customer_gone(charge: Charge, gone: CustomerGone) -> Decision:
+    """S7, found out where the customer wanted to give a card: the account's owner must know, and the page as well."""
+    if gone.customer != charge.customer or charge.customer_gone or Act.PAYMENT_METHOD not in options(charge):
+        return _rest(charge)
+    return _blocked(dataclasses.replace(charge, customer_gone=True, last_error=gone.error), Party.ACCOUNT_OWNER)
+
+
 # Finding the PaymentIntent of a charge that has none recorded.
 
 
@@ -1665,8 +1702,8 @@ def _could_be_ours(charge: Charge, intent: PaymentIntent) -> bool:
     return (
         intent.charge_id is None
         and intent.seen is not Seen.CANCELED
-        and (intent.customer, intent.amount, intent.currency)
-        == (charge.terms.customer, charge.terms.amount, charge.terms.currency)
+        and intent.customer in charge.every_customer
+        and (intent.amount, intent.currency) == (charge.terms.amount, charge.terms.currency)
     )
 
 
@@ -1685,6 +1722,10 @@ def _adopt(charge: Charge, intent: PaymentIntent, now: datetime, others: Iterabl
         else charge.restored_at,  # Nothing was done in the time that was lost about a charge that is younger, too.
         orphans=tuple(o for o in dict.fromkeys((*charge.orphans, *live)) if o != intent.id),
     )
+    if intent.customer not in {None, charge.customer}:
+        # Made for one who was replaced, and so is gone; or for one of whom a restored ledger knows nothing.
+        gone = intent.customer in charge.every_customer
+        charge = dataclasses.replace(charge, customers=(*charge.customers, intent.customer or ""), customer_gone=gone)
     for other in rest:
         if other.seen is Seen.SUCCEEDED:
             charge = _discrepancy(charge, "paid_twice", now, other.id, "another PaymentIntent of this charge is paid")
@@ -1692,6 +1733,8 @@ def _adopt(charge: Charge, intent: PaymentIntent, now: datetime, others: Iterabl
         return _by_state(charge, intent, now)
     if charge.closing is not None:
         return _go_on(_with_new_cancel(charge))
+    if beyond_cards(charge) and charge.restored_at is None:  # Nothing but a refusal would come of an attempt.
+        return _blocked(dataclasses.replace(charge, last_error=NO_CUSTOMER), Party.ACCOUNT_OWNER)
     if (
         charge.restored_at is not None and intent.last_error is not None
     ):  # It was declined, and that may have been told.
@@ -1732,7 +1775,7 @@ def _agrees(charge: Charge, intent: PaymentIntent) -> bool:
     return (
         intent.charge_id == charge.id
         and intent.livemode is charge.livemode
-        and intent.customer == charge.terms.customer
+        and intent.customer in charge.every_customer
         and _same_money(charge, intent)
     )
 
@@ -1803,6 +1846,11 @@ def _chosen(charge: Charge, choice: Chosen, now: datetime) -> Decision:
         return _refused(charge, "already_paid" if charge.status is Status.SUCCEEDED else "act_does_not_fit")
     if choice.act is Act.PAYMENT_METHOD:
         assert choice.payment_method is not None, "the act names the payment method"
+        other = choice.customer if choice.customer != charge.customer else None
+        if needs_customer(charge) is (other is None):
+            return _refused(charge, "customer_is_gone" if other is None else "customer_is_another")
+        if other is not None:
+            charge = dataclasses.replace(charge, customers=(*charge.customers, other), customer_gone=False)
         charge = dataclasses.replace(charge, payment_method=choice.payment_method)
     if charge.closing is not None:
         request = charge.closing.request

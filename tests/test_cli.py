@@ -447,6 +447,19 @@ def test_an_act_does_what_the_api_does_and_says_who(
     assert stuck.check() == []
 
 
+def test_s7_another_customer_is_charged_in_place_of_one_who_is_gone(world: World) -> None:
+    """With their own payment method."""
+    world.at_stripe("DELETE", f"/v1/customers/{world.customer}")
+    world.create(key="order-2")
+    name = world.charge("order-2").id
+    refused = run(world, "payment-method", name, "pm_card_visa")
+    assert (refused.exit_code, "customer is gone" in refused.output) == (1, True), refused.output
+    new = str(world.at_stripe("POST", "/v1/customers")["id"])
+    done = run(world, "payment-method", name, "pm_card_visa", "--customer", new)
+    assert (done.exit_code, done.stdout.split()[0]) == (0, "succeeded"), done.output
+    assert world.money_moved("order-2") == [1999]
+
+
 def test_an_act_that_does_not_fit_changes_nothing(world: World) -> None:
     """The charge is paid."""
     before = world.charge()

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import functions_framework
 import stripe
@@ -563,8 +563,8 @@ class World:
             if charge.payment_intent == intent["id"] and charge.status is not Status.SUCCEEDED:
                 self.violations.append("an event was answered 2xx and what it proves is not recorded")
 
-    def check_send(self, path: str, key: str | None) -> None:
-        """Check, as a request of ours arrives at Stripe, that it was recorded first."""
+    def check_send(self, path: str, key: str | None, form: str) -> None:
+        """Check, as a request of ours arrives at Stripe, that it was recorded first, and for whom."""
         if key is None or not key.startswith("pio-") or "-orphan-" in key:
             return
         recorded = [charge for charge in self.charges() if key.startswith(f"pio-{charge.id}-")]
@@ -574,6 +574,8 @@ class World:
                 self.violations.append(f"{key.split('-', 2)[2]} was sent before it was recorded")
             return
         charge = recorded[0]
+        if request.operation == "create" and parse_qs(form)["customer"] != [charge.customer]:
+            self.violations.append("a create was sent for a customer of whom the ledger does not know")
         if request.operation == "confirm" and f"/{charge.payment_intent}/" not in path:
             self.violations.append("a PaymentIntent was confirmed that is not the recorded one")
         if request.operation == "cancel" and charge.closing is None:
@@ -708,7 +710,7 @@ class _InProcessStripe(stripe.HTTPClient):
 
         def call() -> tuple[str, int, Mapping[str, str]]:
             if method.upper() == "POST":
-                self._world.check_send(parts.path, sent.get("Idempotency-Key"))
+                self._world.check_send(parts.path, sent.get("Idempotency-Key"), body.decode())
             if operation in {"confirm", "fetch"}:
                 self._world.stripe_asked.append(self._world.clock.now())
             try:

@@ -10,6 +10,7 @@ from typing import Final
 from infra.local.stripe.engine import Fault as StripeFault
 from shared import policy
 from shared.charge import Charge, Status, charge_id
+from shared.checkout import Unreachable, take_card
 from shared.deliver import LookUnavailable
 from shared.ledger import LedgerUnavailable
 from tests.world import FAULTS, KEY, OUTAGE, RETRY_SCHEDULE, Fault, Killed, World
@@ -197,6 +198,60 @@ def scheduled_and_its_tasks_are_lost(world: World) -> None:
     world.top_up(card)
 
 
+def customer_gone_and_a_card_is_given(world: World) -> None:
+    """The customer is gone at Stripe; on their page they give a card, of which Stripe makes a new customer."""
+    world.at_stripe("DELETE", f"/v1/customers/{world.customer}")
+    world.create(patient=True)
+
+    def give(charge: Charge) -> None:
+        form = (
+            "mode=setup&currency=usd&customer_creation=always&success_url=https://pay.example.com/back"
+            f"&metadata[pio_charge]={charge.id}&metadata[pio_replaces]={charge.payment_method}"
+        )
+        session = str(world.at_stripe("POST", "/v1/checkout/sessions", form)["id"])
+        world.engine.complete_checkout(session)
+        if world.webhooks_on:
+            world.deliver_webhooks()
+        for _ in range(3):  # The way back, until it leads somewhere.
+            with suppress(Killed, Unreachable, LedgerUnavailable):
+                take_card(world.parts.charger, world.parts.checkout, charge.id, session, return_url="https://back")
+                return
+            world.clock.sleep(OUTAGE)
+
+    _as_a_new_customer(world, give)
+
+
+def customer_deleted_while_it_is_made(world: World) -> None:
+    """No create has an answer, the customer is deleted, a repeat is refused, and the caller names another customer."""
+    world.engine.fail_next(StripeFault.DROP_BEFORE, "payment_intents.create", times=None)
+    world.create()
+    world.at_stripe("DELETE", f"/v1/customers/{world.customer}")
+    world.engine.faults.rules = []
+
+    def give(charge: Charge) -> None:
+        new = world.at_stripe("POST", "/v1/customers")["id"]
+        world.post(f"/{charge.id}/payment-method", {"payment_method": "pm_card_visa", "customer": new})
+
+    _as_a_new_customer(world, give)
+
+
+def _as_a_new_customer(world: World, give: Callable[[Charge], None]) -> None:
+    """Let another customer give a card, as often as one is asked for: then it can be paid."""
+    for _ in range(6):
+        world.settle()
+        waiting = [charge for charge in world.charges() if policy.needs_customer(charge)]
+        if not waiting:
+            break
+        for charge in waiting:
+            world.acted_at.append(world.clock.now())
+            give(charge)
+        world.clock.sleep(2 * OUTAGE)
+    world.settle()
+    # A PaymentIntent that was made for the customer before they were deleted is theirs for ever.
+    if any(not charge.final and not policy.beyond_cards(charge) for charge in world.charges()):
+        world.violations.append("whoever gave a card could not pay")
+
+
 def scheduled_then_another_card(world: World) -> None:
     """A decline is to be tried again by itself, and the customer gives another card first."""
     world.create(payment_method=_card_without_money(world), retry="schedule", patient=True)
@@ -286,6 +341,8 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     paid_elsewhere,
     an_orphan_is_paid,
     scheduled_and_its_tasks_are_lost,
+    customer_gone_and_a_card_is_given,
+    customer_deleted_while_it_is_made,
     scheduled_then_another_card,
     scheduled_then_canceled,
     tried_again_with_the_same_card,

@@ -19,6 +19,7 @@ from tests.crash_points.explore import (
     Scenario,
     an_orphan_is_paid,
     cancel,
+    customer_gone_and_a_card_is_given,
     decline_then_another_card,
     decline_while_the_customer_pays,
     pairs,
@@ -176,6 +177,23 @@ def an_orphan_whose_cancel_is_refused_is_forgotten(patch: pytest.MonkeyPatch) ->
     patch.setattr(policy, "ANSWERS_FOR", policy.ANSWERS_FOR | {policy.NOT_CANCELED})
 
 
+def the_new_customer_is_not_recorded_before_the_create_is_sent(patch: pytest.MonkeyPatch) -> None:
+    """Only the request names them."""
+    real = policy._create_again
+
+    def create_again(charge: Charge, now: datetime) -> Decision:
+        decision = real(charge, now)
+        return dataclasses.replace(decision, charge=dataclasses.replace(decision.charge, customers=()))
+
+    patch.setattr(policy, "_create_again", create_again)
+
+
+def a_new_customer_is_charged_under_the_old_key(patch: pytest.MonkeyPatch) -> None:
+    """It answers as it did before, or that the parameters differ."""
+    real = policy._with_new_create
+    patch.setattr(policy, "_with_new_create", lambda charge, _number: real(charge, 1))
+
+
 def explore(scenario: Scenario, *, both: bool) -> None:
     """Run what the crash-point suite runs of this scenario."""
     for webhooks in (True, False):
@@ -199,6 +217,8 @@ MUTATIONS: Final[tuple[tuple[Mutation, Scenario, bool], ...]] = (
     (a_closing_is_sent_before_it_is_committed, cancel, False),
     (an_errored_insert_is_not_read_back, pay_and_walk_away, False),
     (an_orphan_whose_cancel_is_refused_is_forgotten, an_orphan_is_paid, False),
+    (the_new_customer_is_not_recorded_before_the_create_is_sent, customer_gone_and_a_card_is_given, False),
+    (a_new_customer_is_charged_under_the_old_key, customer_gone_and_a_card_is_given, False),
 )
 
 

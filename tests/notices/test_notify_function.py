@@ -24,7 +24,8 @@ from shared.charge import (
 from shared.ledger import Held
 from shared.letters import LETTERS
 from shared.mail import NeverAccepted, NotNow, ServerDown
-from shared.policy import NOTICE_FOR
+from shared.policy import NO_CUSTOMER, NOTICE_FOR
+from shared.preview import NO_CARD
 from tests.notices.office import CHARGE_ID, OPERATOR, URL, Office, part
 from tests.world import FAULTS, START, Fault, World
 
@@ -549,18 +550,72 @@ def test_a_deleted_customer_is_not_written_to(office: Office, capsys: pytest.Cap
     assert [line["reason"] for line in errors(capsys)] == ["no address"]
 
 
+def test_s7_a_deleted_customer_whose_receipt_has_an_address_is_written_to_there(office: Office) -> None:
+    """It was asked for with the charge, and did not go with them."""
+    customer = office.customer()
+    office.world.at_stripe("DELETE", f"/v1/customers/{customer}")
+    terms = {"receipt_email": "jo@shop.example"}
+    about = (Audience.CUSTOMER, Topic.MISSING_OBJECT)
+    office.record(about, status=Status.BLOCKED, customer=customer, terms=terms, last_error=NO_CUSTOMER)
+    office.answer()
+    assert [mail["To"] for mail in office.mails] == ["jo@shop.example"]
+    assert "We need a card" in office.text()
+
+
+def test_s7_the_new_customer_is_written_to_in_the_old_ones_place(office: Office) -> None:
+    """Stripe knows their address: they gave it with their card."""
+    office.record(DECLINED, customer="cus_deleted", customers=(office.customer("new@shop.example"),))
+    office.answer()
+    assert [mail["To"] for mail in office.mails] == ["new@shop.example"]
+
+
 @pytest.mark.parametrize("account", ["acct_owned", None], ids=["connected", "the platform's own"])
 def test_the_owner_of_the_account_is_told_what_is_missing(office: Office, account: str | None) -> None:
     """S7 and S13; on the platform's own account that is the operator."""
     if account:
         account = office.world.at_stripe("POST", "/v1/accounts", "email=owner@shop.example")["id"]
-    missing = Failure(type="invalid_request_error", code="resource_missing", param="customer")
-    office.record(OWNER, status=Status.BLOCKED, terms={"account": account}, last_error=missing)
+    office.record(OWNER, status=Status.BLOCKED, terms={"account": account}, last_error=NO_CUSTOMER, customer_gone=True)
 
     office.answer()
 
     assert [mail["To"] for mail in office.mails] == ["owner@shop.example" if account else OPERATOR]
     assert office.charge().terms.customer in office.text()
+    # Nobody else can reach the customer, so the owner is to pass their page on.
+    assert "We cannot write to the customer" in office.text()
+    assert f"The customer's page: {URL}-ccc" in office.text()
+
+
+def test_the_owner_does_not_get_the_customers_link_where_the_customer_is_written_to(office: Office) -> None:
+    """Whoever has it can choose for them."""
+    for terms, error in (({"receipt_email": "jo@shop.example"}, NO_CUSTOMER), ({}, NO_CARD)):
+        office.record(OWNER, status=Status.BLOCKED, terms=terms, last_error=error)
+        office.answer()
+        assert URL not in part(office.mails[-1], "plain")
+
+
+def test_s7_owner_customer_and_operator_read_that_no_card_works_any_more(office: Office) -> None:
+    """Each of them what is left to do; none is sent to give a card."""
+    account = office.world.at_stripe("POST", "/v1/accounts", "email=owner@shop.example")["id"]
+    about = (OWNER, (Audience.CUSTOMER, Topic.MISSING_OBJECT), (Audience.OPERATOR, Topic.BLOCKED))
+    terms = {"account": account, "receipt_email": "jo@shop.example"}
+    office.record(
+        *about,
+        status=Status.BLOCKED,
+        terms=terms,
+        last_error=NO_CUSTOMER,
+        customer_gone=True,
+        payment_intent="pi_1",
+    )
+    for number in (1, 2, 3):
+        office.answer(number)
+    owner, customer, operator = [" ".join(part(mail, "plain").split()) for mail in office.mails]
+    assert [mail["To"] for mail in office.mails] == ["owner@shop.example", "jo@shop.example", OPERATOR]
+    assert "No card can be charged for this payment any more." in owner
+    assert "cannot be made by card any more" in str(office.mails[1]["Subject"])
+    assert "Use another card" not in customer
+    assert "Pay in another way, such as cash or a bank transfer." in customer
+    assert "/out-of-band" in operator
+    assert "/cancel" in operator
 
 
 def test_an_owner_without_address_has_the_operator_told(office: Office) -> None:

@@ -44,6 +44,7 @@ EXPECTED: Final = {
     "closing":           ("This is being canceled",                  []),
     "elsewhere":         ("You want to pay another way",             ["pay", "card", "cancel"]),
     "gone":              ("Your saved card can no longer be used",   ["card", "cash", "cancel"]),
+    "no_card":           ("This can no longer be paid by card",      ["cash", "cancel"]),
     "blocked":           ("Something has to be put right first",     ["cancel"]),
 }
 # fmt: on
