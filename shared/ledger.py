@@ -100,7 +100,7 @@ class Ledger:
             return None
 
     def update(self, held: Held, charge: Charge) -> Held:
-        """Record what the charge has become, as its next `version` and of this time; the rest as given.
+        """Record what the charge has become, as its next `version` (or the one after what is given) and of this time.
 
         Raises Conflict when somebody else wrote it since `held`, and LedgerUnavailable.
         """
