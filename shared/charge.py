@@ -359,6 +359,7 @@ class Seen(StrEnum):
     DUPLICATE_TRANSACTION = "duplicate_transaction"
     # A refund came back; or there is nothing left to refund.
     REFUNDED = "refunded"
+    REFUND_PENDING = "refund_pending"  # It may fail yet.
     REFUND_FAILED = "refund_failed"
     # The request was refused.
     UNEXPECTED_STATE = "unexpected_state"
@@ -414,6 +415,14 @@ class Fetched:
     charge_under_way: bool = False
     amount_refunded: int | None = None  # Of its charges; None: they were not read.
     disputed: bool = False  # One of its charges is: the bank may give back, or has given back, what it took.
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenBack:
+    """What has become of the refunds of a PaymentIntent, read now: REFUNDED, REFUND_PENDING or REFUND_FAILED."""
+
+    payment_intent: str
+    seen: Seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -485,4 +494,6 @@ class Crashed:
     exception: str
 
 
-Observation = Answered | Fetched | Compared | Listed | LookFailed | Happened | Chosen | Reviewed | Woken | Crashed
+Observation = (
+    Answered | Fetched | GivenBack | Compared | Listed | LookFailed | Happened | Chosen | Reviewed | Woken | Crashed
+)

@@ -36,6 +36,7 @@ from shared.charge import (
     Discrepancy,
     Failure,
     Fetched,
+    GivenBack,
     Happened,
     Listed,
     LookFailed,
@@ -78,6 +79,13 @@ class Fetch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FetchRefunds:
+    """Read what has become of the refunds of a PaymentIntent."""
+
+    payment_intent: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class List:
     """List the customer's PaymentIntents since this time."""
 
@@ -89,7 +97,7 @@ class Rest:
     """Do nothing now."""
 
 
-Step = Send | Fetch | List | Rest
+Step = Send | Fetch | FetchRefunds | List | Rest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +196,7 @@ CANCEL: Final[Mapping[Seen, Row]] = {
 # refund is asked for until there is nothing left to give back. It leaves the charge as it is.
 REFUND: Final[Mapping[Seen, Standing]] = {
     Seen.REFUNDED:                Standing.SETTLED,
+    Seen.REFUND_PENDING:          Standing.LOOK,      # It is read until it is one or the other.
     Seen.REFUND_FAILED:           Standing.SETTLED,   # These four: a person must settle it.
     Seen.MISSING_PAYMENT_INTENT:  Standing.SETTLED,
     Seen.INVALID:                 Standing.SETTLED,
@@ -310,7 +319,7 @@ SAVED: Final = frozenset({                     # What ran to its end under the k
     Seen.UNEXPECTED_STATE,
 })
 LEARNED_NOTHING: Final = frozenset({Seen.UNAUTHORIZED, Seen.KEY_IN_USE, Seen.LIMITED, Seen.NO_REPLY})
-OF_A_REFUND: Final = frozenset({Seen.REFUNDED, Seen.REFUND_FAILED})
+OF_A_REFUND: Final = frozenset({Seen.REFUNDED, Seen.REFUND_PENDING, Seen.REFUND_FAILED})
 SHOWN: Final = frozenset({*STATE, Seen.UNCONFIRMED})             # Read off a PaymentIntent, so worth nothing without it.
 BLOCKING: Final = frozenset({*REFUSED, Seen.PARAMETERS_DRIFTED, Seen.HELD})  # Outcomes that stay as they are until somebody acts.
 ORPHANED: Final = frozenset({Seen.UNCONFIRMED, Seen.ACTION_REQUIRED})  # What an orphan may be that can be canceled.
@@ -329,6 +338,7 @@ BLOCKED_WAIT: Final = timedelta(
     minutes=10
 )  # A bad API key is mended centrally; its charges then move on by themselves.
 LOOK_EVERY: Final = timedelta(days=1)  # Banks take days; webhooks tell sooner.
+REFUND_FOR: Final = timedelta(days=40)  # Refunds fail up to 30 days later; after this a person must look.
 CLOSING_WAIT: Final = timedelta(hours=1)  # A closing that the bank's work holds up.
 TRANSIENT_WAITS: Final = (
     timedelta(minutes=1),
@@ -664,15 +674,9 @@ def next_step(charge: Charge, now: datetime) -> Step:
         orphan = charge.orphans[0]
         refused = orphan in charge.orphans_refused
         return Fetch(payment_intent=orphan) if refused else Send(request=_orphan_cancel(charge, orphan))
-    refund = next((r for r in charge.refunds if not r.settled and not _past_horizon(r, now)), None)
-    if refund is not None:
-        if refund.standing is not Standing.LOOK:
-            return Send(request=refund)
-        keeper = _keeper(charge)
-        assert keeper is not None, "only what was taken beside another one is given back"
-        return Fetch(payment_intent=keeper, with_charges=True)
-    if charge.final:
-        return Rest()
+    giving_back = _next_giving_back(charge, now)
+    if giving_back is not None or charge.final:
+        return giving_back or Rest()
     if charge.payment_intent is None:
         return _next_before_payment_intent(charge, now)
     request = charge.closing.request if charge.closing else charge.open_attempt
@@ -689,6 +693,19 @@ def next_step(charge: Charge, now: datetime) -> Step:
     return Send(request=request)
 
 
+def _next_giving_back(charge: Charge, now: datetime) -> Step | None:
+    unsettled_refunds = [refund for refund in charge.refunds if not refund.settled]
+    refund = next((r for r in unsettled_refunds if not _is_pending(r) and not _past_horizon(r, now)), None)
+    if refund is not None and not _is_unchecked(refund):
+        return Send(request=refund)
+    if refund is not None:
+        keeper = _keeper(charge)
+        assert keeper is not None, "only what was taken beside another one is given back"
+        return Fetch(payment_intent=keeper, with_charges=True)
+    pending = next((r.payment_intent for r in unsettled_refunds if _is_pending(r)), None)
+    return None if pending is None else FetchRefunds(payment_intent=pending)
+
+
 def _next_before_payment_intent(charge: Charge, now: datetime) -> Step:
     since = min(charge.created_at, charge.lost_since or charge.created_at)
     create, listing = charge.create, List(since=since - LIST_MARGIN)
@@ -699,6 +716,16 @@ def _next_before_payment_intent(charge: Charge, now: datetime) -> Step:
     if create.standing is Standing.BURNT or _past_horizon(create, now):
         return listing
     return Send(request=create)
+
+
+def _is_pending(refund: Request) -> bool:
+    """Whether Stripe has taken it on, and does not know yet whether the bank takes it."""
+    return refund.standing is Standing.LOOK and refund.sends > 0
+
+
+def _is_unchecked(refund: Request) -> bool:
+    """Whether it waits for a look at the PaymentIntent that is to keep its money."""
+    return refund.standing is Standing.LOOK and refund.sends == 0
 
 
 def _past_horizon(request: Request, now: datetime) -> bool:
@@ -842,13 +869,15 @@ def _again(charge: Charge, since: datetime | None, now: datetime) -> timedelta:
 # --- Deciding ---------------------------------------------------------------------------------------------------------
 
 
-def decide(charge: Charge, observation: Observation, now: datetime, limits: Limits) -> Decision:  # noqa: C901 - one arm for each.
+def decide(charge: Charge, observation: Observation, now: datetime, limits: Limits) -> Decision:  # noqa: C901, PLR0912 - one arm for each.
     """Answer an observation. The same observation again changes nothing."""
     match observation:
         case Answered():
             decision = _answered(charge, observation, now)
         case Fetched():
             decision = _fetched(charge, observation, now, limits)
+        case GivenBack():
+            decision = _given_back(charge, observation, now)
         case Compared():
             decision = _compared(charge, observation, now)
         case Listed():
@@ -1002,7 +1031,7 @@ def _what(observation: Observation, charge: Charge) -> str:  # noqa: C901 - one 
             return f"{key}: {seen}"
         case Fetched(payment_intent=intent):
             return f"{intent.id} read: {intent.seen}"
-        case Compared():
+        case Compared() | GivenBack():
             return "compared"
         case Happened(type=event_type, payment_intent=intent):
             return f"{event_type} of {intent.id}"
@@ -1221,14 +1250,37 @@ def _refund_answered(charge: Charge, refund: Request, answer: Answered, now: dat
     error, request_id = answer.error or refund.error, answer.request_id or refund.request_id
     refund = dataclasses.replace(refund, standing=standing, outcome=outcome, error=error, request_id=request_id)
     charge = charge.with_request(refund)
+    if standing is Standing.LOOK:
+        return _later(charge, _until_given_back(refund, now))
     if standing is Standing.OUT:
         gone = answer.seen is Seen.MISSING_OBJECT  # The account: it may be connected again.
         return _later(charge, LOOK_EVERY if gone else _again(charge, refund.first_sent_at, now))
-    if answer.seen is Seen.REFUNDED:
-        charge = _settled(charge, EXTRA, payment_intent, "what it took was given back", now)
-    else:
-        charge = _discrepancy(charge, "refund_failed", now, payment_intent, f"its refund answered {answer.seen}")
-    return _continue(charge)
+    return _refund_over(charge, payment_intent, answer.seen, f"its refund answered {answer.seen}", now)
+
+
+def _refund_over(charge: Charge, payment_intent: str, seen: Seen, detail: str, now: datetime) -> Decision:
+    """It gave the money back, or a person must."""
+    if seen is Seen.REFUNDED:
+        return _continue(_settled(charge, EXTRA, payment_intent, "what it took was given back", now))
+    return _continue(_discrepancy(charge, "refund_failed", now, payment_intent, detail))
+
+
+def _until_given_back(refund: Request, now: datetime) -> timedelta:
+    """Wait as long again as it has been pending, at most a day."""
+    return min(max(now - (refund.first_sent_at or now), LAST_WAIT), LOOK_EVERY)
+
+
+def _given_back(charge: Charge, found: GivenBack, now: datetime) -> Decision:
+    """A refund that was pending, read: only once it has succeeded has the customer their money."""
+    refund = next((r for r in charge.refunds if r.payment_intent == found.payment_intent and _is_pending(r)), None)
+    if refund is None:
+        return _continue(charge)
+    if found.seen is Seen.REFUND_PENDING and now < (refund.first_sent_at or now) + REFUND_FOR:
+        others = tuple(r for r in charge.refunds if r is not refund)  # Next time it is another's turn.
+        return _later(dataclasses.replace(charge, refunds=(*others, refund)), _until_given_back(refund, now))
+    over = dataclasses.replace(refund, standing=Standing.SETTLED, outcome=found.seen)
+    detail = f"Stripe says {found.seen}"
+    return _refund_over(charge.with_request(over), found.payment_intent, found.seen, detail, now)
 
 
 # A PaymentIntent, read.
@@ -1236,7 +1288,7 @@ def _refund_answered(charge: Charge, refund: Request, answer: Answered, now: dat
 
 def _fetched(charge: Charge, fetched: Fetched, now: datetime, limits: Limits) -> Decision:
     intent = fetched.payment_intent
-    waits = any(refund.standing is Standing.LOOK for refund in charge.refunds)
+    waits = any(_is_unchecked(refund) for refund in charge.refunds)
     if waits and intent.id == _keeper(charge) and fetched.amount_refunded is not None:
         keeps = fetched.amount_refunded == 0 and not fetched.disputed  # Else a person has settled it, or must.
         is_paid = intent.seen is Seen.SUCCEEDED and _same_money(charge, intent) and keeps
@@ -1424,7 +1476,7 @@ def _refunds_checked(charge: Charge, *, is_paid: bool, detail: str, now: datetim
     assert keeper is not None, "it has been looked at"
     refunds = tuple(
         refund
-        if refund.standing is not Standing.LOOK
+        if not _is_unchecked(refund)
         else dataclasses.replace(refund, standing=Standing.UNSENT if is_paid else Standing.SETTLED)
         for refund in charge.refunds
     )
@@ -1489,7 +1541,7 @@ def _look_failed(charge: Charge, failed: LookFailed, now: datetime, limits: Limi
     if charge.final and not charge.tidy:
         if failed.seen is Seen.MISSING_OBJECT:  # The account is gone, which says nothing of any payment.
             return _later(charge, LOOK_EVERY)
-        if failed.seen in REFUSED:
+        if failed.seen in REFUSED and any(_is_unchecked(refund) for refund in charge.refunds):
             return _refunds_checked(charge, is_paid=False, detail="Stripe knows no such PaymentIntent", now=now)
         return _later(charge, LAST_WAIT)
     if charge.final or charge.status in {Status.DECLINED, Status.RETRYING}:  # Nothing hangs on that look.
@@ -1786,7 +1838,7 @@ def _reviewed(charge: Charge, review: Reviewed, now: datetime) -> Decision:
 
 def _woken(charge: Charge, now: datetime) -> Decision:
     for refund in charge.refunds:
-        if not refund.settled and _past_horizon(refund, now):
+        if not refund.settled and not _is_pending(refund) and _past_horizon(refund, now):
             charge = _with_next_refund(charge, refund)
     if charge.final:
         return _continue(charge)
