@@ -1265,6 +1265,19 @@ def _refund_over(charge: Charge, payment_intent: str, seen: Seen, detail: str, n
     return _continue(_discrepancy(charge, "refund_failed", now, payment_intent, detail))
 
 
+def _sent_back(charge: Charge, fetched: Fetched, now: datetime) -> Charge:
+    """Reopen what a refund had settled, where Stripe has its money again: banks send refunds back, for a month."""
+    intent, left = fetched.payment_intent, fetched.amount_refunded
+    refund = next((r for r in charge.refunds if (r.payment_intent, r.outcome) == (intent.id, Seen.REFUNDED)), None)
+    if refund is None or left is None or left >= intent.amount_received:
+        return charge
+    if now < (refund.first_sent_at or now) + LAST_WAIT:  # That look may have been under way as it was sent.
+        return charge
+    charge = charge.with_request(dataclasses.replace(refund, outcome=Seen.REFUND_FAILED))
+    charge = _settled(charge, EXTRA, intent.id, "", None)
+    return _discrepancy(charge, "refund_failed", now, intent.id, "it had succeeded, and was sent back")
+
+
 def _until_given_back(refund: Request, now: datetime) -> timedelta:
     """Wait as long again as it has been pending, at most a day."""
     return min(max(now - (refund.first_sent_at or now), LAST_WAIT), LOOK_EVERY)
@@ -1295,7 +1308,7 @@ def _fetched(charge: Charge, fetched: Fetched, now: datetime, limits: Limits) ->
         detail = f"Stripe says {intent.seen}" + ("" if keeps else ", and it is refunded or disputed")
         return _refunds_checked(charge, is_paid=is_paid, detail=detail, now=now)
     if intent.id != charge.payment_intent:
-        return _another_fetched(charge, intent, now)
+        return _another_fetched(_sent_back(charge, fetched, now), intent, now)
     if intent.seen in STATE:
         return _by_state(charge, intent, now)
     if charge.final:
@@ -1521,8 +1534,8 @@ def _discrepancy(  # noqa: PLR0913 - what a Discrepancy is made of.
     return dataclasses.replace(charge, discrepancies=(*charge.discrepancies, found))
 
 
-def _settled(charge: Charge, kinds: frozenset[str], payment_intent: str, how: str, now: datetime) -> Charge:
-    """Say how the Discrepancies about a PaymentIntent were settled."""
+def _settled(charge: Charge, kinds: frozenset[str], payment_intent: str, how: str, now: datetime | None) -> Charge:
+    """Say how the Discrepancies about a PaymentIntent were settled; or that they are not, after all."""
     settled = tuple(
         dataclasses.replace(d, settled=how, settled_at=now)
         if d.kind in kinds and d.payment_intent == payment_intent

@@ -10,6 +10,7 @@ import pytest
 
 from infra.local.stripe.engine import Fault as StripeFault
 from infra.local.stripe.resources import refunds
+from infra.local.stripe.store import World as StripeWorld
 from infra.local.stripe.store import shown
 from shared import policy, wiring
 from shared.charge import LookFailed, Seen, Status, charge_id
@@ -458,6 +459,45 @@ def test_a_pending_refund_is_settled_by_what_becomes_of_it(
     assert [(one.kind, one.settled) for one in world.charge().discrepancies] == found
     assert world.charge().done
     assert len(world.engine.objects("refund")) == 1
+
+
+def sent_back(world: World) -> None:
+    """Let a bank send every refund back."""
+    refunds_become(world, "failed")
+    for refund in world.engine.store.all("refund"):
+        world.engine._call(StripeWorld(world.engine.platform, livemode=False)).emit("refund.failed", refund)
+
+
+def test_a_refund_that_the_bank_sends_back_is_unsettled_and_told(world: World) -> None:
+    """Stripe had called it succeeded; the customer is without their money again."""
+    world.create()
+    pay_beside(world)
+    audit(world)
+    world.settle()
+    assert [bool(one.settled) for one in world.charge().discrepancies] == [True]
+    world.clock.sleep(20 * DAY)
+    sent_back(world)
+    for _ in range(2):
+        audit(world)
+        world.settle()
+    assert [(one.kind, one.settled) for one in world.charge().discrepancies] == [
+        ("paid_twice", ""),
+        ("refund_failed", ""),
+    ]
+    assert world.charge().done
+    assert len(world.engine.objects("refund")) == 1
+
+
+def test_a_persons_refund_that_the_bank_sends_back_is_not_recorded_any_more(world: World) -> None:
+    """Weeks after it was made."""
+    world.create()
+    world.at_stripe("POST", "/v1/refunds", f"payment_intent={world.charge().payment_intent}")
+    audit(world)
+    assert world.charge().amount_refunded == 1999
+    world.clock.sleep(20 * DAY)
+    sent_back(world)
+    assert findings(audit(world)) == [("refunded_at_stripe", "recorded on the charge")]
+    assert world.charge().amount_refunded == 0
 
 
 @pytest.mark.parametrize("looks", [0, 1])

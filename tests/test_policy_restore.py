@@ -345,6 +345,25 @@ def test_a_pending_refund_keeps_no_other_waiting() -> None:
         script.observe(GivenBack(payment_intent=name, seen=Seen.REFUND_PENDING))
 
 
+def test_a_look_that_is_older_than_a_refund_does_not_call_it_sent_back() -> None:
+    """An audit read the PaymentIntent, and records what it saw a moment after the money was given back."""
+    script = twice_paid()
+    script.reply(Seen.REFUNDED)
+    old = Fetched(payment_intent=intent(script.charge, Seen.SUCCEEDED, "pi_extra"), amount_refunded=0)
+    before = script.charge
+    script.observe(old)
+    assert script.charge == before
+    script.now += policy.LAST_WAIT
+    script.observe(old)
+    assert [(one.kind, one.settled) for one in script.charge.discrepancies] == [
+        ("paid_twice", ""),
+        ("refund_failed", ""),
+    ]
+    before = script.charge
+    script.observe(old)
+    assert script.charge == before
+
+
 def test_an_answer_to_a_settled_refund_changes_nothing() -> None:
     """Its twin."""
     script = twice_paid()
