@@ -13,9 +13,9 @@ Only a 200 says that a customer has paid, and only one with a PaymentIntent whos
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from shared import codes
 from shared.charge import Answered, Failure, Happened, PaymentIntent, Seen, Terms
@@ -24,6 +24,7 @@ Value = TypeVar("Value", str, int, bool)
 
 CHARGE_ID_KEY: Final = "pio_charge"  # In a PaymentIntent's metadata: the id of our charge. The policy writes it.
 CALLER_KEY: Final = "pio_key"  # Likewise: the caller's Idempotency-Key.
+REFUND_KEY: Final = "pio_refund_of"  # In a refund's metadata: the id of our charge.
 DIGEST_KEY: Final = "pio_body"  # Likewise: the digest of what was asked for.
 FAILURE_TEXT_KEPT: Final = 500  # Characters. Stripe's messages are a sentence or two; a charge keeps many of them.
 
@@ -40,11 +41,11 @@ STATUS: Final[Mapping[str, Seen]] = {
     "requires_confirmation":   Seen.UNCONFIRMED,
 }
 
-# The `status` of a refund. The money is on its way back, unless it says that it is not.
+# The `status` of a refund. A pending one may fail for a month, and the money is then where it was.
 REFUND_STATUS: Final[Mapping[str, Seen]] = {
     "succeeded":       Seen.REFUNDED,
-    "pending":         Seen.REFUNDED,
-    "requires_action": Seen.REFUNDED,         # Cash-like methods: the customer is asked where to.
+    "pending":         Seen.REFUND_PENDING,
+    "requires_action": Seen.REFUND_PENDING,   # Cash-like methods: the customer is asked where to.
     "failed":          Seen.REFUND_FAILED,
     "canceled":        Seen.REFUND_FAILED,
 }
@@ -105,6 +106,15 @@ def read(http_status: int, body: object, *, request_id: str | None, replayed: bo
         error=error,
         request_id=request_id,
     )
+
+
+def read_refunds(refunds: Iterable[Mapping[str, Any]]) -> Seen:
+    """Say what the refunds of a PaymentIntent come to, of those that we asked for: each asks for all that is left."""
+    ours = [row for row in refunds if isinstance(row.get("metadata"), Mapping) and REFUND_KEY in row["metadata"]]
+    seen = {_refund(row) for row in ours}
+    if seen - {Seen.REFUNDED, Seen.REFUND_FAILED}:  # Or one of a status that Stripe added later.
+        return Seen.REFUND_PENDING
+    return Seen.REFUNDED if Seen.REFUNDED in seen else Seen.REFUND_FAILED
 
 
 def _refund(body: Mapping[str, object]) -> Seen:

@@ -378,6 +378,7 @@ class Seen(StrEnum):
     DUPLICATE_TRANSACTION = "duplicate_transaction"
     # A refund came back; or there is nothing left to refund.
     REFUNDED = "refunded"
+    REFUND_PENDING = "refund_pending"  # It may fail yet.
     REFUND_FAILED = "refund_failed"
     # The request was refused.
     UNEXPECTED_STATE = "unexpected_state"
@@ -433,6 +434,14 @@ class Fetched:
     charge_under_way: bool = False
     amount_refunded: int | None = None  # Of its charges; None: they were not read.
     disputed: bool = False  # One of its charges is: the bank may give back, or has given back, what it took.
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenBack:
+    """What has become of the refunds of a PaymentIntent, read now: REFUNDED, REFUND_PENDING or REFUND_FAILED."""
+
+    payment_intent: str
+    seen: Seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -514,5 +523,16 @@ class Crashed:
 
 
 Observation = (
-    Answered | Fetched | Compared | Listed | LookFailed | CustomerGone | Happened | Chosen | Reviewed | Woken | Crashed
+    Answered
+    | Fetched
+    | GivenBack
+    | Compared
+    | Listed
+    | LookFailed
+    | CustomerGone
+    | Happened
+    | Chosen
+    | Reviewed
+    | Woken
+    | Crashed
 )

@@ -34,6 +34,7 @@ from shared.charge import (
     CustomerGone,
     Failure,
     Fetched,
+    GivenBack,
     Happened,
     Listed,
     LookFailed,
@@ -91,6 +92,9 @@ class Gateway(Protocol):
         self, customer: str | None, account: str | None, since: datetime, until: datetime, api_version: str
     ) -> Listed | LookFailed:
         """List PaymentIntents."""
+
+    def refunds(self, payment_intent: str, account: str | None, api_version: str) -> GivenBack | LookFailed:
+        """Read what has become of the refunds of a PaymentIntent."""
 
     def recover(self, payment_intent: str, account: str | None) -> tuple[PaymentIntent, Terms] | LookFailed:
         """Read a PaymentIntent together with what was asked for when it was made."""
@@ -674,8 +678,10 @@ class Charger:
             return Decision(charge=run.charge, then=Then.LATER, wait=policy.FIRST_WAIT)
         return self._learn(run, self._gateway.send(request, run.charge.terms.account))
 
-    def _look(self, charge: Charge, step: policy.Fetch | policy.List) -> Observation:
+    def _look(self, charge: Charge, step: policy.Fetch | policy.FetchRefunds | policy.List) -> Observation:
         account, api_version = charge.terms.account, charge.create.api_version
+        if isinstance(step, policy.FetchRefunds):
+            return self._gateway.refunds(step.payment_intent, account, api_version)
         if isinstance(step, policy.Fetch):
             return self._gateway.fetch(step.payment_intent, account, api_version, with_charges=step.with_charges)
         customer = None if step.of_everybody else charge.customer
@@ -941,7 +947,7 @@ def _may_be_stale(observation: Observation) -> bool:
     """Say whether a look must not be laid over a record that is newer than it."""
     if isinstance(observation, Fetched):
         return observation.payment_intent.seen not in policy.NEVER_STALE
-    return isinstance(observation, Listed | LookFailed)
+    return isinstance(observation, Listed | GivenBack | LookFailed)
 
 
 def _comparison(looked: Observation) -> Observation:

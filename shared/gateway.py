@@ -22,7 +22,7 @@ import requests
 import stripe
 
 from shared import answers, log, telemetry
-from shared.charge import Answered, Failure, Fetched, Listed, LookFailed, PaymentIntent, Request, Seen, Terms
+from shared.charge import Answered, Failure, Fetched, GivenBack, Listed, LookFailed, PaymentIntent, Request, Seen, Terms
 
 STRIPE_API_VERSION: Final = "2026-10-28.endive"
 """Frozen into every new charge. The SDK's own, which its types describe; an upgrade of the SDK changes both, here."""
@@ -243,6 +243,14 @@ class Gateway:
             return Listed(payment_intents=tuple(answers.read_payment_intent(row) for row in found))
         except ValueError:  # Not to be passed over: it may be the one that is looked for.
             return LookFailed(seen=Seen.SERVER_ERROR)
+
+    def refunds(self, payment_intent: str, account: str | None, api_version: str) -> GivenBack | LookFailed:
+        """Read what has become of the refunds of a PaymentIntent."""
+        options = _options(account, api_version)
+        rows = self._pages(self.v1.refunds.list, {"payment_intent": payment_intent}, options)
+        if isinstance(rows, LookFailed):
+            return rows
+        return GivenBack(payment_intent=payment_intent, seen=answers.read_refunds(rows))
 
     # --- For reconciling ----------------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from shared.charge import (
     Discrepancy,
     Failure,
     Fetched,
+    GivenBack,
     Happened,
     Listed,
     LookFailed,
@@ -79,6 +80,13 @@ class Fetch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FetchRefunds:
+    """Read what has become of the refunds of a PaymentIntent."""
+
+    payment_intent: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class List:
     """List the customer's PaymentIntents since this time."""
 
@@ -91,7 +99,7 @@ class Rest:
     """Do nothing now."""
 
 
-Step = Send | Fetch | List | Rest
+Step = Send | Fetch | FetchRefunds | List | Rest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +198,7 @@ CANCEL: Final[Mapping[Seen, Row]] = {
 # refund is asked for until there is nothing left to give back. It leaves the charge as it is.
 REFUND: Final[Mapping[Seen, Standing]] = {
     Seen.REFUNDED:                Standing.SETTLED,
+    Seen.REFUND_PENDING:          Standing.LOOK,      # It is read until it is one or the other.
     Seen.REFUND_FAILED:           Standing.SETTLED,   # These four: a person must settle it.
     Seen.MISSING_PAYMENT_INTENT:  Standing.SETTLED,
     Seen.INVALID:                 Standing.SETTLED,
@@ -322,7 +331,7 @@ SAVED: Final = frozenset({                     # What ran to its end under the k
 })
 NEVER_JUDGED: Final = frozenset({*REFUSED, Seen.UNEXPECTED_STATE, Seen.TRANSIENT_DECLINE})  # No bank has looked at the card.
 LEARNED_NOTHING: Final = frozenset({Seen.UNAUTHORIZED, Seen.KEY_IN_USE, Seen.LIMITED, Seen.NO_REPLY})
-OF_A_REFUND: Final = frozenset({Seen.REFUNDED, Seen.REFUND_FAILED})
+OF_A_REFUND: Final = frozenset({Seen.REFUNDED, Seen.REFUND_PENDING, Seen.REFUND_FAILED})
 SHOWN: Final = frozenset({*STATE, Seen.UNCONFIRMED})             # Read off a PaymentIntent, so worth nothing without it.
 BLOCKING: Final = frozenset({*REFUSED, Seen.PARAMETERS_DRIFTED, Seen.HELD})  # Outcomes that stay as they are until somebody acts.
 ORPHANED: Final = frozenset({Seen.UNCONFIRMED, Seen.ACTION_REQUIRED})  # What an orphan may be that can be canceled.
@@ -341,6 +350,7 @@ BLOCKED_WAIT: Final = timedelta(
     minutes=10
 )  # A bad API key is mended centrally; its charges then move on by themselves.
 LOOK_EVERY: Final = timedelta(days=1)  # Banks take days; webhooks tell sooner.
+REFUND_FOR: Final = timedelta(days=40)  # Refunds fail up to 30 days later; after this a person must look.
 CLOSING_WAIT: Final = timedelta(hours=1)  # A closing that the bank's work holds up.
 TRANSIENT_WAITS: Final = (
     timedelta(minutes=1),
@@ -703,15 +713,9 @@ def next_step(charge: Charge, now: datetime) -> Step:
         orphan = charge.orphans[0]
         refused = orphan in charge.orphans_refused
         return Fetch(payment_intent=orphan) if refused else Send(request=_orphan_cancel(charge, orphan))
-    refund = next((r for r in charge.refunds if not r.settled and not _past_horizon(r, now)), None)
-    if refund is not None:
-        if refund.standing is not Standing.LOOK:
-            return Send(request=refund)
-        keeper = _keeper(charge)
-        assert keeper is not None, "only what was taken beside another one is given back"
-        return Fetch(payment_intent=keeper, with_charges=True)
-    if charge.final:
-        return Rest()
+    giving_back = _next_giving_back(charge, now)
+    if giving_back is not None or charge.final:
+        return giving_back or Rest()
     if charge.payment_intent is None:
         return _next_before_payment_intent(charge, now)
     request = charge.closing.request if charge.closing else charge.open_attempt
@@ -728,6 +732,19 @@ def next_step(charge: Charge, now: datetime) -> Step:
     return Send(request=request)
 
 
+def _next_giving_back(charge: Charge, now: datetime) -> Step | None:
+    unsettled_refunds = [refund for refund in charge.refunds if not refund.settled]
+    refund = next((r for r in unsettled_refunds if not _is_pending(r) and not _past_horizon(r, now)), None)
+    if refund is not None and not _is_unchecked(refund):
+        return Send(request=refund)
+    if refund is not None:
+        keeper = _keeper(charge)
+        assert keeper is not None, "only what was taken beside another one is given back"
+        return Fetch(payment_intent=keeper, with_charges=True)
+    pending = next((r.payment_intent for r in unsettled_refunds if _is_pending(r)), None)
+    return None if pending is None else FetchRefunds(payment_intent=pending)
+
+
 def _next_before_payment_intent(charge: Charge, now: datetime) -> Step:
     since = min(charge.created_at, charge.lost_since or charge.created_at)
     of_everybody = charge.customer_gone or bool(charge.customers)
@@ -739,6 +756,16 @@ def _next_before_payment_intent(charge: Charge, now: datetime) -> Step:
     if create.standing is Standing.BURNT or _past_horizon(create, now):
         return listing
     return Send(request=create)
+
+
+def _is_pending(refund: Request) -> bool:
+    """Whether Stripe has taken it on, and does not know yet whether the bank takes it."""
+    return refund.standing is Standing.LOOK and refund.sends > 0
+
+
+def _is_unchecked(refund: Request) -> bool:
+    """Whether it waits for a look at the PaymentIntent that is to keep its money."""
+    return refund.standing is Standing.LOOK and refund.sends == 0
 
 
 def _past_horizon(request: Request, now: datetime) -> bool:
@@ -939,6 +966,8 @@ def decide(charge: Charge, observation: Observation, now: datetime, limits: Limi
             decision = _answered(charge, observation, now)
         case Fetched():
             decision = _fetched(charge, observation, now, limits)
+        case GivenBack():
+            decision = _given_back(charge, observation, now)
         case Compared():
             decision = _compared(charge, observation, now)
         case Listed():
@@ -1133,7 +1162,7 @@ def _what(observation: Observation, charge: Charge) -> str:  # noqa: C901 - one 
             return f"{key}: {seen}"
         case Fetched(payment_intent=intent):
             return f"{intent.id} read: {intent.seen}"
-        case Compared():
+        case Compared() | GivenBack():
             return "compared"
         case Happened(type=event_type, payment_intent=intent):
             return f"{event_type} of {intent.id}"
@@ -1352,14 +1381,50 @@ def _refund_answered(charge: Charge, refund: Request, answer: Answered, now: dat
     error, request_id = answer.error or refund.error, answer.request_id or refund.request_id
     refund = dataclasses.replace(refund, standing=standing, outcome=outcome, error=error, request_id=request_id)
     charge = charge.with_request(refund)
+    if standing is Standing.LOOK:
+        return _later(charge, _until_given_back(refund, now))
     if standing is Standing.OUT:
         gone = answer.seen is Seen.MISSING_OBJECT  # The account: it may be connected again.
         return _later(charge, LOOK_EVERY if gone else _again(charge, refund.first_sent_at, now))
-    if answer.seen is Seen.REFUNDED:
-        charge = _settled(charge, EXTRA, payment_intent, "what it took was given back", now)
-    else:
-        charge = _discrepancy(charge, "refund_failed", now, payment_intent, f"its refund answered {answer.seen}")
-    return _continue(charge)
+    return _refund_over(charge, payment_intent, answer.seen, f"its refund answered {answer.seen}", now)
+
+
+def _refund_over(charge: Charge, payment_intent: str, seen: Seen, detail: str, now: datetime) -> Decision:
+    """It gave the money back, or a person must."""
+    if seen is Seen.REFUNDED:
+        return _continue(_settled(charge, EXTRA, payment_intent, "what it took was given back", now))
+    return _continue(_discrepancy(charge, "refund_failed", now, payment_intent, detail))
+
+
+def _sent_back(charge: Charge, fetched: Fetched, now: datetime) -> Charge:
+    """Reopen what a refund had settled, where Stripe has its money again: banks send refunds back, for a month."""
+    intent, left = fetched.payment_intent, fetched.amount_refunded
+    refund = next((r for r in charge.refunds if (r.payment_intent, r.outcome) == (intent.id, Seen.REFUNDED)), None)
+    if refund is None or left is None or left >= intent.amount_received:
+        return charge
+    if now < (refund.first_sent_at or now) + LAST_WAIT:  # That look may have been under way as it was sent.
+        return charge
+    charge = charge.with_request(dataclasses.replace(refund, outcome=Seen.REFUND_FAILED))
+    charge = _settled(charge, EXTRA, intent.id, "", None)
+    return _discrepancy(charge, "refund_failed", now, intent.id, "it had succeeded, and was sent back")
+
+
+def _until_given_back(refund: Request, now: datetime) -> timedelta:
+    """Wait as long again as it has been pending, at most a day."""
+    return min(max(now - (refund.first_sent_at or now), LAST_WAIT), LOOK_EVERY)
+
+
+def _given_back(charge: Charge, found: GivenBack, now: datetime) -> Decision:
+    """A refund that was pending, read: only once it has succeeded has the customer their money."""
+    refund = next((r for r in charge.refunds if r.payment_intent == found.payment_intent and _is_pending(r)), None)
+    if refund is None:
+        return _continue(charge)
+    if found.seen is Seen.REFUND_PENDING and now < (refund.first_sent_at or now) + REFUND_FOR:
+        others = tuple(r for r in charge.refunds if r is not refund)  # Next time it is another's turn.
+        return _later(dataclasses.replace(charge, refunds=(*others, refund)), _until_given_back(refund, now))
+    over = dataclasses.replace(refund, standing=Standing.SETTLED, outcome=found.seen)
+    detail = f"Stripe says {found.seen}"
+    return _refund_over(charge.with_request(over), found.payment_intent, found.seen, detail, now)
 
 
 # A PaymentIntent, read.
@@ -1367,14 +1432,14 @@ def _refund_answered(charge: Charge, refund: Request, answer: Answered, now: dat
 
 def _fetched(charge: Charge, fetched: Fetched, now: datetime, limits: Limits) -> Decision:
     intent = fetched.payment_intent
-    waits = any(refund.standing is Standing.LOOK for refund in charge.refunds)
+    waits = any(_is_unchecked(refund) for refund in charge.refunds)
     if waits and intent.id == _keeper(charge) and fetched.amount_refunded is not None:
         keeps = fetched.amount_refunded == 0 and not fetched.disputed  # Else a person has settled it, or must.
         is_paid = intent.seen is Seen.SUCCEEDED and _same_money(charge, intent) and keeps
         detail = f"Stripe says {intent.seen}" + ("" if keeps else ", and it is refunded or disputed")
         return _refunds_checked(charge, is_paid=is_paid, detail=detail, now=now)
     if intent.id != charge.payment_intent:
-        return _another_fetched(charge, intent, now)
+        return _another_fetched(_sent_back(charge, fetched, now), intent, now)
     if intent.seen in STATE:
         return _by_state(charge, intent, now)
     if charge.final:
@@ -1565,7 +1630,7 @@ def _refunds_checked(charge: Charge, *, is_paid: bool, detail: str, now: datetim
     assert keeper is not None, "it has been looked at"
     refunds = tuple(
         refund
-        if refund.standing is not Standing.LOOK
+        if not _is_unchecked(refund)
         else dataclasses.replace(refund, standing=Standing.UNSENT if is_paid else Standing.SETTLED)
         for refund in charge.refunds
     )
@@ -1623,8 +1688,8 @@ def _discrepancy(  # noqa: PLR0913 - what a Discrepancy is made of.
     return dataclasses.replace(charge, discrepancies=(*kept, found))
 
 
-def _settled(charge: Charge, kinds: frozenset[str], payment_intent: str, how: str, now: datetime) -> Charge:
-    """Say how the Discrepancies about a PaymentIntent were settled."""
+def _settled(charge: Charge, kinds: frozenset[str], payment_intent: str, how: str, now: datetime | None) -> Charge:
+    """Say how the Discrepancies about a PaymentIntent were settled; or that they are not, after all."""
     settled = tuple(
         dataclasses.replace(d, settled=how, settled_at=now)
         if d.kind in kinds and d.payment_intent == payment_intent
@@ -1643,7 +1708,7 @@ def _look_failed(charge: Charge, failed: LookFailed, now: datetime, limits: Limi
     if charge.final and not charge.tidy:
         if failed.seen is Seen.MISSING_OBJECT:  # The account is gone, which says nothing of any payment.
             return _later(charge, LOOK_EVERY)
-        if failed.seen in REFUSED:
+        if failed.seen in REFUSED and any(_is_unchecked(refund) for refund in charge.refunds):
             return _refunds_checked(charge, is_paid=False, detail="Stripe knows no such PaymentIntent", now=now)
         return _later(charge, LAST_WAIT)
     if charge.final or charge.status in {Status.DECLINED, Status.RETRYING}:  # Nothing hangs on that look.
@@ -1964,7 +2029,7 @@ def _reviewed(charge: Charge, review: Reviewed, now: datetime) -> Decision:
 
 def _woken(charge: Charge, now: datetime) -> Decision:
     for refund in charge.refunds:
-        if not refund.settled and _past_horizon(refund, now):
+        if not refund.settled and not _is_pending(refund) and _past_horizon(refund, now):
             charge = _with_next_refund(charge, refund)
     if charge.final:
         return _continue(charge)

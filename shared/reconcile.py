@@ -387,11 +387,9 @@ class Reconciler:
             payment_intent = str(row.get("payment_intent"))
             for name in self._ledger.find(payment_intent):
                 paid.setdefault((name, payment_intent), {})
-        if since > self._clock.now() - EVENTS_KEPT:  # Those that were confirmed earlier, and paid in this time.
-            for row in self._accounts.rows(Kind.EVENTS, account, since, until, type="payment_intent.succeeded"):
-                event = answers.read_event(row)
-                if event is not None and CHARGE_ID.fullmatch(event.payment_intent.charge_id or ""):
-                    paid.setdefault((str(event.payment_intent.charge_id), event.payment_intent.id), {})
+        if since > self._clock.now() - EVENTS_KEPT:
+            for payment in self._told_of(account, since, until):
+                paid.setdefault(payment, {})
         for (name, payment_intent), row in paid.items():
             report = replace(report, at_stripe=report.at_stripe + 1)
             try:
@@ -404,6 +402,23 @@ class Reconciler:
             except msgspec.ValidationError:
                 log.exception("a charge cannot be read")
         return replace(report, position=until)
+
+    def _told_of(self, account: str | None, since: datetime, until: datetime) -> Iterator[tuple[str, str]]:
+        """Name the payments that events tell of: confirmed earlier, and paid now; or given back, and sent back now."""
+        for row in self._accounts.rows(Kind.EVENTS, account, since, until, type="payment_intent.succeeded"):
+            event = answers.read_event(row)
+            if event is not None and CHARGE_ID.fullmatch(event.payment_intent.charge_id or ""):
+                yield str(event.payment_intent.charge_id), event.payment_intent.id
+        for row in self._accounts.rows(Kind.EVENTS, account, since, until, type="refund.failed"):
+            yield from self._refunded(row["data"]["object"])
+
+    def _refunded(self, refund: Row) -> Iterator[tuple[str, str]]:
+        """Name what a refund was to give back: of which charge, and taken by which PaymentIntent."""
+        payment_intent, metadata = str(refund.get("payment_intent")), refund.get("metadata")
+        named = str(metadata.get(answers.REFUND_KEY)) if isinstance(metadata, Mapping) else ""
+        for name in dict.fromkeys((*self._ledger.find(payment_intent), named)):
+            if CHARGE_ID.fullmatch(name):
+                yield name, payment_intent
 
     def _hold_against(self, report: Report, account: str | None, name: str, payment_intent: str, row: Row) -> Report:
         """Hold one payment against the ledger; what differs is read anew and left to the policy."""

@@ -361,6 +361,26 @@ def test_an_event_that_no_request_of_ours_caused_has_no_key(request_field: objec
     assert (happened.idempotency_key, happened.account) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("statuses", "seen"),
+    [
+        (["succeeded"], Seen.REFUNDED),
+        (["failed", "succeeded"], Seen.REFUNDED),  # Asked for again.
+        (["failed"], Seen.REFUND_FAILED),
+        (["canceled"], Seen.REFUND_FAILED),
+        ([], Seen.REFUND_FAILED),
+        (["pending"], Seen.REFUND_PENDING),
+        (["failed", "requires_action"], Seen.REFUND_PENDING),
+        (["succeeded", "of a later version"], Seen.REFUND_PENDING),
+    ],
+)
+def test_refunds_have_given_back_what_was_taken_once_one_of_ours_has_succeeded(statuses: list[str], seen: Seen) -> None:
+    """Each asks for all that is left. A person's, for a part, say nothing of ours."""
+    ours = [{"object": "refund", "status": status, "metadata": {"pio_refund_of": "charge"}} for status in statuses]
+    theirs = {"object": "refund", "status": "succeeded", "metadata": {}}
+    assert answers.read_refunds([theirs, *ours, {**theirs, "metadata": None}]) is seen
+
+
 @pytest.mark.parametrize("kind", ["charge", "refund", "customer", "checkout.session", None])
 def test_an_event_about_something_else_is_none_of_ours(kind: str | None) -> None:
     """Acknowledged, so that Stripe need not send it again."""

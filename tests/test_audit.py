@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from infra.local.stripe.engine import Fault as StripeFault
+from infra.local.stripe.resources import refunds
+from infra.local.stripe.store import World as StripeWorld
+from infra.local.stripe.store import shown
 from shared import gateway, policy, reconcile, wiring
 from shared.api import view
 from shared.charge import Happened, LookFailed, Seen, Status, charge_id
@@ -417,6 +420,87 @@ def test_of_two_payments_beside_a_declined_charge_one_is_given_back(world: World
     }
     assert len(world.engine.objects("refund")) == 1
     assert world.check() == []
+
+
+def refunds_become(world: World, status: str) -> None:
+    """Let the bank take a refund, or not: Stripe then has the money again, and says that none was given back."""
+    for refund in world.engine.store.all("refund"):
+        world.engine.store.update({**refund, "status": status})
+        for charge in world.engine.store.all("charge"):
+            if charge["id"] == refund["charge"] and status == "failed":
+                world.engine.store.update({**charge, "amount_refunded": 0, "refunded": False})
+
+
+@pytest.mark.parametrize(
+    ("ends", "found"),
+    [
+        ("succeeded", [("paid_twice", "what it took was given back")]),
+        ("failed", [("paid_twice", ""), ("refund_failed", "")]),
+    ],
+)
+def test_a_pending_refund_is_settled_by_what_becomes_of_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, ends: str, found: list[tuple[str, str]]
+) -> None:
+    """It is read until it has succeeded; where the bank sends it back, a person is told."""
+    world.create()
+    pay_beside(world)
+    monkeypatch.setattr(refunds, "shown", lambda refund: {**shown(refund), "status": "pending"})
+    audit(world)
+    world.run_tasks()
+    refunds_become(world, "pending")
+    for _ in range(3):
+        world.clock.sleep(DAY)
+        world.sweep()
+        world.run_tasks()
+    charge = world.charge()
+    assert not charge.done
+    assert [(one.kind, one.settled) for one in charge.discrepancies] == [("paid_twice", "")]
+    refunds_become(world, ends)
+    world.clock.sleep(2 * DAY)
+    world.sweep()
+    world.run_tasks()
+    assert [(one.kind, one.settled) for one in world.charge().discrepancies] == found
+    assert world.charge().done
+    assert len(world.engine.objects("refund")) == 1
+
+
+def sent_back(world: World) -> None:
+    """Let a bank send every refund back."""
+    refunds_become(world, "failed")
+    for refund in world.engine.store.all("refund"):
+        world.engine._call(StripeWorld(world.engine.platform, livemode=False)).emit("refund.failed", refund)
+
+
+def test_a_refund_that_the_bank_sends_back_is_unsettled_and_told(world: World) -> None:
+    """Stripe had called it succeeded; the customer is without their money again."""
+    world.create()
+    pay_beside(world)
+    audit(world)
+    world.settle()
+    assert [bool(one.settled) for one in world.charge().discrepancies] == [True]
+    world.clock.sleep(20 * DAY)
+    sent_back(world)
+    for _ in range(2):
+        audit(world)
+        world.settle()
+    assert [(one.kind, one.settled) for one in world.charge().discrepancies] == [
+        ("paid_twice", ""),
+        ("refund_failed", ""),
+    ]
+    assert world.charge().done
+    assert len(world.engine.objects("refund")) == 1
+
+
+def test_a_persons_refund_that_the_bank_sends_back_is_not_recorded_any_more(world: World) -> None:
+    """Weeks after it was made."""
+    world.create()
+    world.at_stripe("POST", "/v1/refunds", f"payment_intent={world.charge().payment_intent}")
+    audit(world)
+    assert world.charge().amount_refunded == 1999
+    world.clock.sleep(20 * DAY)
+    sent_back(world)
+    assert findings(audit(world)) == [("refunded_at_stripe", "recorded on the charge")]
+    assert world.charge().amount_refunded == 0
 
 
 @pytest.mark.parametrize("looks", [0, 1])

@@ -14,19 +14,22 @@ from shared.charge import (
     Compared,
     Failure,
     Fetched,
+    GivenBack,
+    LookFailed,
     PaymentIntent,
     Seen,
     Standing,
     Status,
     Terms,
 )
-from shared.policy import Fetch, List, Send, Then
+from shared.policy import Decision, Fetch, FetchRefunds, List, Send, Then
 from tests.script import (
     AMOUNT,
     CARD_DECLINED,
     DAY,
     HOUR,
     OURS,
+    START,
     Script,
     answered,
     confirming,
@@ -280,6 +283,99 @@ def test_an_account_that_is_gone_settles_no_refund(sent: bool) -> None:
     if not sent:
         script.observe(Fetched(payment_intent=intent(script.charge, Seen.SUCCEEDED), amount_refunded=0))
     assert script.send().payment_intent == "pi_extra"
+
+
+def pending() -> Script:
+    """The refund is on its way, and may fail yet."""
+    script = twice_paid()
+    assert script.reply(Seen.REFUND_PENDING).wait == policy.LAST_WAIT
+    assert not script.charge.done
+    assert [one.settled for one in script.charge.discrepancies] == [""]
+    return script
+
+
+def read_back(script: Script, seen: Seen) -> Decision:
+    """The refunds are read, as is asked for."""
+    step = script.step()
+    assert step == FetchRefunds(payment_intent="pi_extra")
+    return script.observe(GivenBack(payment_intent="pi_extra", seen=seen))
+
+
+def test_a_pending_refund_is_read_until_it_has_succeeded() -> None:
+    """Less and less often, at most once a day; only then is it said that the money was given back."""
+    script = pending()
+    waits: list[timedelta] = []
+    while script.now < START + 30 * DAY:
+        script.wake(policy.LAST_WAIT if not waits else waits[-1])
+        waits.append(read_back(script, Seen.REFUND_PENDING).wait)
+    assert waits == sorted(waits)
+    assert waits[-1] == policy.LOOK_EVERY
+    assert len(waits) < 50
+    assert len([key for key, _ in script.sends if "-refund-" in key]) == 1
+    read_back(script, Seen.REFUNDED)
+    assert [one.settled for one in script.charge.discrepancies] == ["what it took was given back"]
+    assert script.charge.done
+    before = script.charge
+    script.observe(GivenBack(payment_intent="pi_extra", seen=Seen.REFUND_FAILED))
+    assert script.charge == before
+
+
+@pytest.mark.parametrize(
+    ("seen", "after"), [(Seen.REFUND_FAILED, DAY), (Seen.REFUND_PENDING, policy.REFUND_FOR)], ids=["failed", "for ever"]
+)
+def test_a_pending_refund_that_does_not_succeed_is_for_a_person(seen: Seen, after: timedelta) -> None:
+    """Stripe says no more than that it failed, or nothing for longer than a refund can take."""
+    script = pending()
+    script.wake(after)
+    read_back(script, seen)
+    assert [(one.kind, one.settled) for one in script.charge.discrepancies] == [
+        ("paid_twice", ""),
+        ("refund_failed", ""),
+    ]
+    assert script.charge.done
+
+
+@pytest.mark.parametrize("seen", [Seen.NO_REPLY, Seen.INVALID, Seen.UNAUTHORIZED])
+def test_a_pending_refund_that_cannot_be_read_is_read_again(seen: Seen) -> None:
+    """That says nothing of it."""
+    script = pending()
+    script.wake(DAY)
+    assert script.observe(LookFailed(seen=seen)).then is Then.LATER
+    assert [one.kind for one in script.charge.discrepancies] == ["paid_twice"]
+    script.waited()
+    read_back(script, Seen.REFUNDED)
+    assert script.charge.done
+
+
+def test_a_pending_refund_keeps_no_other_waiting() -> None:
+    """Each has its turn."""
+    script = pending()
+    script.fetched(Seen.SUCCEEDED, name="pi_more")
+    script.observe(Fetched(payment_intent=intent(script.charge, Seen.SUCCEEDED), amount_refunded=0))
+    assert script.send().payment_intent == "pi_more"
+    script.answer(Seen.REFUND_PENDING)
+    for name in ("pi_extra", "pi_more", "pi_extra"):
+        assert script.step() == FetchRefunds(payment_intent=name)
+        script.observe(GivenBack(payment_intent=name, seen=Seen.REFUND_PENDING))
+
+
+def test_a_look_that_is_older_than_a_refund_does_not_call_it_sent_back() -> None:
+    """An audit read the PaymentIntent, and records what it saw a moment after the money was given back."""
+    script = twice_paid()
+    script.reply(Seen.REFUNDED)
+    old = Fetched(payment_intent=intent(script.charge, Seen.SUCCEEDED, "pi_extra"), amount_refunded=0)
+    before = script.charge
+    script.observe(old)
+    assert script.charge == before
+    script.now += policy.LAST_WAIT
+    script.observe(old)
+    assert [(one.kind, one.settled) for one in script.charge.discrepancies] == [
+        ("paid_twice", ""),
+        ("refund_failed", ""),
+    ]
+    before = script.charge
+    script.observe(old)
+    assert script.charge == before
 
 
 def test_an_answer_to_a_settled_refund_changes_nothing() -> None:

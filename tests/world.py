@@ -190,6 +190,7 @@ class World:
     events_lost: bool = False
     paid_at: dict[str, datetime] = field(default_factory=dict)  # When Stripe moved money, by charge.
     stripe_asked: list[datetime] = field(default_factory=list)  # When we confirmed or read a PaymentIntent.
+    paid_past_the_ledger: bool = False  # By a script: whoever cancels is told that, as far as the ledger can know.
     acted_at: list[datetime] = field(default_factory=list)  # When somebody did what may move money after a no.
 
     def __post_init__(self) -> None:
@@ -617,6 +618,8 @@ class World:
         lies = []
         for told in self.told:
             if told.status not in {402, 410} or (told.body or {}).get("id") != charge.id:
+                continue
+            if told.status == 410 and self.paid_past_the_ledger:
                 continue
             could_know = any(paid_at <= asked <= told.at for asked in self.stripe_asked)
             moved_by_itself = told.at < paid_at and not any(told.at <= act <= paid_at for act in self.acted_at)

@@ -131,6 +131,7 @@ def paid_before_one_is_recorded(world: World) -> None:
     for charge in world.charges():
         if charge.payment_intent is None and not charge.final:
             world.acted_at.append(world.clock.now())
+            world.paid_past_the_ledger = True
             world.at_stripe("POST", "/v1/payment_intents", f"{_made_for(world, charge)}&{PAY_NOW}")
     _let_it_be_found(world)
 
@@ -141,6 +142,7 @@ def paid_elsewhere(world: World) -> None:
     for charge in world.charges() * 2:
         if charge.status is not Status.CANCELED:
             world.acted_at.append(world.clock.now())
+            world.paid_past_the_ledger = True
             paid = world.at_stripe("POST", "/v1/payment_intents", f"{_made_for(world, charge)}&{PAY_NOW}")
             _let_it_be_seen(world, charge, paid["id"])
 
@@ -172,7 +174,7 @@ def _let_it_be_seen(world: World, charge: Charge, payment_intent: str, *, by_eve
     if by_event and world.webhooks_on:
         world.deliver_webhooks()
         return
-    for _ in range(5):
+    for _ in range(20):
         with suppress(Killed, LedgerUnavailable, LookUnavailable):
             world.parts.charger.examine(charge.id, payment_intent)
             return
