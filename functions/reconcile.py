@@ -66,6 +66,7 @@ def _audit(request: flask.Request) -> dict[str, Any]:
     if report is None:
         raise Problem(409, "in-hand", "Another run is at this audit.", retry_after=api.RETRY_AFTER_SECONDS)
     shown: dict[str, Any] = {"report": report.name, **msgspec.to_builtins(report)}
+    del shown["doubts"]  # Ours: where the next call goes on.
     return shown
 
 

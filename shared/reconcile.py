@@ -6,11 +6,17 @@
 
 The first two go through time in windows, account by account, and keep where they are: a run that ends early is taken
 up by the next one. What they find is recorded by the same policy as any other observation: twice changes nothing.
+
+An audit of a window only reads at first. What Stripe's lists do not explain is written down as Doubts, with what the
+ledger had of each; then they are looked into, one a step. So a run that dies has neither lost what it found nor counts
+it twice, and no step takes long, however much there is.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -47,6 +53,8 @@ WINDOW: Final = timedelta(days=1)
 SHORTEST_WINDOW: Final = timedelta(seconds=2)
 ORPHAN_AGE: Final = timedelta(hours=1)  # A younger PaymentIntent may be about to be recorded.
 PAGE: Final = 100  # Charges of one shard that are held against Stripe in one step.
+HELD: Final = 500  # Things on Stripe's lists that one step holds against the ledger, each a look-up or two.
+DOUBTS: Final = 200  # After which no more are gathered: they are part of the report's entity.
 STEPS_A_WRITE: Final = 20  # Steps whose work is lost, and done again, where a run dies.
 ENTRIES_KEPT: Final = 1000  # Of a report: an entity holds 1 MiB.
 PASSING: Final = frozenset({Seen.NO_REPLY, Seen.SERVER_ERROR, Seen.LIMITED, Seen.KEY_IN_USE})  # Works later by itself.
@@ -135,6 +143,27 @@ class Finding:
     settled: str = ""  # How; empty: somebody must look at it.
 
 
+class Why(StrEnum):
+    """What raises a Doubt."""
+
+    AT_STRIPE = "at_stripe"  # Stripe lists it as paid, and that alone does not say that the ledger agrees.
+    IN_LEDGER = "in_ledger"  # The ledger calls it paid.
+    ORPHAN = "orphan"  # It is of a charge that has another one recorded, or is final.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubt:
+    """A PaymentIntent that is still to be read, and what the ledger had of its charge before that."""
+
+    why: Why
+    charge: str
+    payment_intent: str
+    account: str  # Empty: the platform.
+    status: str = ""  # Empty: nothing is recorded.
+    amount_refunded: int = 0
+    known: int = 0  # How many discrepancies it had.
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """One audit: of which period, how far it is, and what it found."""
@@ -154,6 +183,7 @@ class Report:
     corrected: int = 0  # Brought up to Stripe's word.
     orphans: int = 0  # Left to be canceled.
     findings: tuple[Finding, ...] = ()
+    doubts: tuple[Doubt, ...] = ()  # What is to be looked into before the audit goes on.
 
     @property
     def name(self) -> str:
@@ -302,8 +332,11 @@ class Reconciler:
         report, version = current
         while report.finished_at is None and has_time():
             for _ in range(STEPS_A_WRITE):
-                if report.finished_at is None and has_time():
-                    report = self._step(report)
+                before = len(report.doubts)
+                report = self._step(report)
+                raised = len(report.doubts) > before  # Written down before any of them is looked into.
+                if raised or report.finished_at is not None or not has_time():
+                    break
             try:
                 version = self._ledger.write(REPORT, report.name, _written(report), version)
             except Conflict:
@@ -340,17 +373,20 @@ class Reconciler:
 
     def _step(self, report: Report) -> Report:
         """Do a part of a stage that fits well into the time that a function has."""
+        if report.doubts:
+            return self._look_into(replace(report, doubts=report.doubts[1:]), report.doubts[0])
         end = min(report.window + WINDOW, report.until)
-        if report.stage < len(report.accounts):
-            account = report.accounts[report.stage] or None
-            try:
-                report = self._audit_account(report, account, end)
-            except (AccountUnreachable, AccountGone) as unreachable:
-                report = replace(_without(report, account, str(unreachable)), position=end)
-        else:
-            report = self._audit_shard(report, report.stage - len(report.accounts), end)
         if report.position < end:
-            return report
+            if report.stage < len(report.accounts):
+                account = report.accounts[report.stage] or None
+                try:
+                    report = self._audit_account(report, account, end)
+                except AccountUnreachable as unreachable:
+                    report = replace(_without(report, account, str(unreachable)), position=end)
+            else:
+                report = self._audit_shard(report, report.stage - len(report.accounts), end)
+            if report.doubts or report.position < end:
+                return report
         if report.stage + 1 < len(report.accounts) + SHARDS:
             return replace(report, stage=report.stage + 1, position=report.window)
         if end < report.until:
@@ -361,80 +397,111 @@ class Reconciler:
         return replace(report, finished_at=self._clock.now())
 
     def _audit_account(self, report: Report, account: str | None, end: datetime) -> Report:
-        """Hold what Stripe says was paid on an account against the ledger."""
-        since = report.position
-        charges, until = self._accounts.window(Kind.CHARGES, account, since, end)
-        paid: dict[tuple[str, str], Row] = {
-            (row["metadata"]["pio_charge"], row["payment_intent"]): row for row in charges if _is_paid(row)
-        }
-        for row in self._accounts.rows(Kind.REFUNDS, account, since, until):
-            payment_intent = str(row.get("payment_intent"))
-            for name in self._ledger.find(payment_intent):
-                paid.setdefault((name, payment_intent), {})
-        if since > self._clock.now() - EVENTS_KEPT:  # Those that were confirmed earlier, and paid in this time.
-            for row in self._accounts.rows(Kind.EVENTS, account, since, until, type="payment_intent.succeeded"):
-                event = answers.read_event(row)
-                if event is not None and CHARGE_ID.fullmatch(event.payment_intent.charge_id or ""):
-                    paid.setdefault((str(event.payment_intent.charge_id), event.payment_intent.id), {})
-        for (name, payment_intent), row in paid.items():
-            report = replace(report, at_stripe=report.at_stripe + 1)
-            try:
-                report = self._hold_against(report, account, name, payment_intent, row)
-            except msgspec.ValidationError:
-                report = self._unreadable(report, name)
-        for row in self._accounts.rows(Kind.PAYMENT_INTENTS, account, since, until):
-            try:
-                report = self._tidy(report, account, row)
-            except msgspec.ValidationError:
-                log.exception("a charge cannot be read")
+        """Hold what Stripe lists of an account against the ledger, second by second, for as much as a step may do."""
+        listed, until = self._listed(report, account, end)
+        seen: set[tuple[str, str]] = set()  # One payment is in several lists.
+        done = 0
+        for second, group in itertools.groupby(listed, key=lambda one: one[0]):
+            if done >= HELD or len(report.doubts) >= DOUBTS:
+                return replace(report, position=second)
+            for _, kind, row in group:
+                done += 1
+                if kind is Kind.PAYMENT_INTENTS:
+                    report = self._tidy(report, account, row)
+                    continue
+                for payment in self._paid(kind, row):
+                    if payment not in seen:
+                        seen.add(payment)
+                        report = self._hold_against(report, account, *payment, row if kind is Kind.CHARGES else {})
         return replace(report, position=until)
 
-    def _hold_against(self, report: Report, account: str | None, name: str, payment_intent: str, row: Row) -> Report:
-        """Hold one payment against the ledger; what differs is read anew and left to the policy."""
-        held = self._ledger.get(name)
-        if held is None:
-            try:
-                found = self._charger.recover(payment_intent, account)
-            except NotOurs:  # Somebody has written that, on another account or into one of Stripe's charges.
-                finding = Finding(
-                    kind="unexplained_payment",
-                    charge=name,
-                    payment_intent=payment_intent,
-                    account=account or "",
-                    detail="it names this charge, and was not made for it",
-                )
-                return self._record(report, finding)
-            return _with(report, *_about(found, found.discrepancies))
-        charge = held.charge
-        if charge.terms.account != account:
-            finding = Finding(
-                kind="account_differs",
-                charge=name,
-                payment_intent=payment_intent,
-                account=account or "",
-                detail=f"the charge is of {charge.terms.account or 'the platform'}",
-            )
-            return self._record(report, finding)
-        if row and _agrees(charge, payment_intent, row):
-            return replace(report, agreed=report.agreed + 1)
-        return self._examine(report, charge, payment_intent)
+    def _listed(
+        self, report: Report, account: str | None, end: datetime
+    ) -> tuple[list[tuple[datetime, Kind, Row]], datetime]:
+        """List what there is from the report's position on, the oldest first, and say up to when all lists go.
 
-    def _examine(self, report: Report, charge: Charge, payment_intent: str, *, with_charges: bool = True) -> Report:
-        if _is_without(report, charge.terms.account):
+        What is of the very moment at which a window ends is of the next one.
+        """
+        asked: dict[Kind, dict[str, object]] = {Kind.CHARGES: {}, Kind.REFUNDS: {}}
+        if (
+            report.position > self._clock.now() - EVENTS_KEPT
+        ):  # Those that were confirmed earlier, and paid in this time.
+            asked[Kind.EVENTS] = {"type": "payment_intent.succeeded"}
+        asked[Kind.PAYMENT_INTENTS] = {}
+        listed: list[tuple[datetime, Kind, Row]] = []
+        for kind, more in asked.items():
+            rows, end = self._accounts.window(kind, account, report.position, end, **more)
+            listed += [(answers.time_of(row), kind, row) for row in rows]
+        is_last = end == report.until
+        within = [one for one in listed if report.position <= one[0] and (one[0] < end or is_last)]
+        return sorted(within, key=lambda one: one[0]), end  # Of one second: in the order in which they were asked for.
+
+    def _paid(self, kind: Kind, row: Row) -> list[tuple[str, str]]:
+        """Name the charges of ours that a charge, a refund or an event of Stripe's is about, with the PaymentIntent."""
+        match kind:
+            case Kind.CHARGES:
+                return [(row["metadata"]["pio_charge"], row["payment_intent"])] if _is_paid(row) else []
+            case Kind.REFUNDS:
+                payment_intent = str(row.get("payment_intent"))
+                return [(name, payment_intent) for name in self._ledger.find(payment_intent)]
+        event = answers.read_event(row)
+        if event is None or not CHARGE_ID.fullmatch(event.payment_intent.charge_id or ""):
+            return []
+        return [(str(event.payment_intent.charge_id), event.payment_intent.id)]
+
+    def _hold_against(self, report: Report, account: str | None, name: str, payment_intent: str, row: Row) -> Report:
+        """Hold one payment against the ledger; what differs is a Doubt. row: of Stripe's charge, or empty."""
+        report = replace(report, at_stripe=report.at_stripe + 1)
+        try:
+            held = self._ledger.get(name)
+        except msgspec.ValidationError:
+            return self._unreadable(report, name)
+        if held is not None and held.charge.terms.account != account:
+            return self._elsewhere(report, account, held.charge, payment_intent)
+        if held is not None and row and _agrees(held.charge, payment_intent, row):
+            return replace(report, agreed=report.agreed + 1)
+        doubt = Doubt(why=Why.AT_STRIPE, charge=name, payment_intent=payment_intent, account=account or "")
+        return _doubted(report, doubt, None if held is None else held.charge)
+
+    def _look_into(self, report: Report, doubt: Doubt) -> Report:
+        """Read a PaymentIntent anew, and leave what it shows to the policy. Say what that changed."""
+        account = doubt.account or None
+        if _is_without(report, account):
             return report
         try:
-            after = self._charger.examine(charge.id, payment_intent, with_charges=with_charges)
+            held = self._ledger.get(doubt.charge)
+            if held is None:
+                after = self._charger.recover(doubt.payment_intent, account)
+            elif held.charge.terms.account != account:
+                return self._elsewhere(report, account, held.charge, doubt.payment_intent)
+            else:
+                refunds = doubt.why is not Why.IN_LEDGER  # Those of a charge that is only in the ledger are old news.
+                after = self._charger.examine(doubt.charge, doubt.payment_intent, with_charges=refunds)
+        except NotOurs:  # Somebody has written that, on another account or into one of Stripe's charges.
+            finding = Finding(
+                kind="unexplained_payment",
+                charge=doubt.charge,
+                payment_intent=doubt.payment_intent,
+                account=doubt.account,
+                detail="it names this charge, and was not made for it",
+            )
+            return self._record(report, finding)
         except AccountGone:
-            return _without(report, charge.terms.account, "Stripe lets us ask about nothing there")
-        new = [found for found in after.discrepancies if found not in charge.discrepancies]
+            return _without(report, account, "Stripe lets us ask about nothing there")
+        except msgspec.ValidationError:
+            return self._unreadable(report, doubt.charge)
+        new = after.discrepancies[doubt.known :]  # None is ever taken away.
         report = _with(report, *_about(after, new))
-        same = (after.status, after.amount_refunded) == (charge.status, charge.amount_refunded)
-        if new or not same:
-            return report if same else replace(report, corrected=report.corrected + 1)
+        if doubt.why is Why.ORPHAN:
+            return replace(report, orphans=report.orphans + (doubt.payment_intent in after.orphans))
+        if doubt.status and (after.status, after.amount_refunded) != (doubt.status, doubt.amount_refunded):
+            return replace(report, corrected=report.corrected + 1)
+        if new or doubt.why is Why.IN_LEDGER:  # What agrees is counted where Stripe lists it.
+            return report
         return replace(report, agreed=report.agreed + 1)
 
     def _audit_shard(self, report: Report, shard: int, end: datetime) -> Report:
-        """Hold what the ledger calls succeeded against Stripe."""
+        """Name what the ledger calls succeeded, to be held against Stripe."""
         names = self._ledger.paid(shard, report.position, end, PAGE)
         charges = []
         for name in names:
@@ -452,23 +519,44 @@ class Reconciler:
                 break  # The next page begins with them.
             report = replace(report, in_ledger=report.in_ledger + 1)
             if charge.payment_intent is not None and charge.status is Status.SUCCEEDED:
-                examined = self._examine(report, charge, charge.payment_intent, with_charges=False)
-                report = replace(examined, agreed=report.agreed)  # Of those at Stripe, where it has been counted.
+                doubt = Doubt(
+                    why=Why.IN_LEDGER,
+                    charge=charge.id,
+                    payment_intent=charge.payment_intent,
+                    account=charge.terms.account or "",
+                )
+                report = _doubted(report, doubt, charge)
         return replace(report, position=last or end)
 
     def _tidy(self, report: Report, account: str | None, row: Row) -> Report:
-        """Have an orphan canceled: a PaymentIntent of ours whose charge has another one recorded, or is final."""
+        """Doubt an orphan: a PaymentIntent of ours whose charge has another one recorded, or is final."""
         intent = answers.read_payment_intent(row)
-        if intent.seen not in policy.ORPHANED or not CHARGE_ID.fullmatch(intent.charge_id or ""):
+        name = str(intent.charge_id)
+        if intent.seen not in policy.ORPHANED or not CHARGE_ID.fullmatch(name):
             return report
-        held = self._ledger.get(str(intent.charge_id))
-        young = intent.created > self._clock.now() - ORPHAN_AGE
+        if intent.created > self._clock.now() - ORPHAN_AGE:
+            return report
+        try:
+            held = self._ledger.get(name)
+        except msgspec.ValidationError:
+            log.exception("a charge cannot be read")
+            return report
         if held is None or held.charge.terms.account != account:  # It is not ours: it only says so.
             return report
-        if young or held.charge.payment_intent == intent.id or intent.id in held.charge.orphans:
+        if held.charge.payment_intent == intent.id or intent.id in held.charge.orphans:
             return report
-        after = self._charger.examine(held.charge.id, intent.id)
-        return replace(report, orphans=report.orphans + (intent.id in after.orphans))
+        doubt = Doubt(why=Why.ORPHAN, charge=name, payment_intent=intent.id, account=account or "")
+        return _doubted(report, doubt, held.charge)
+
+    def _elsewhere(self, report: Report, account: str | None, charge: Charge, payment_intent: str) -> Report:
+        finding = Finding(
+            kind="account_differs",
+            charge=charge.id,
+            payment_intent=payment_intent,
+            account=account or "",
+            detail=f"the charge is of {charge.terms.account or 'the platform'}",
+        )
+        return self._record(report, finding)
 
     def _unreadable(self, report: Report, name: str) -> Report:
         """Show a person a charge that a newer version wrote, or somebody by hand: the others cannot help it."""
@@ -529,6 +617,18 @@ def _agrees(charge: Charge, payment_intent: str, row: Row) -> bool:
 
 def _with(report: Report, *findings: Finding) -> Report:
     return replace(report, findings=(*report.findings, *findings)[:ENTRIES_KEPT])
+
+
+def _doubted(report: Report, doubt: Doubt, charge: Charge | None) -> Report:
+    """Add a Doubt, with what the ledger has of its charge."""
+    if charge is not None:
+        doubt = replace(
+            doubt,
+            status=charge.status,
+            amount_refunded=charge.amount_refunded,
+            known=len(charge.discrepancies),
+        )
+    return replace(report, doubts=(*report.doubts, doubt))
 
 
 def _without(report: Report, account: str | None, detail: str) -> Report:

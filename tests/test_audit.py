@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from infra.local.stripe.engine import Fault as StripeFault
-from shared import wiring
+from shared import reconcile, wiring
 from shared.charge import Status, charge_id
 from shared.ledger import properties_of
 from shared.reconcile import PAGE, STEPS_A_WRITE, StripeUnavailable
 from shared.store import CHARGE, Stored
 from tests.test_webhook_function import deliver, event
-from tests.world import KEY, World
+from tests.world import KEY, Fault, Killed, World, _InProcessStripe
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -403,6 +403,116 @@ def test_more_charges_of_a_shard_than_a_page_are_all_held_against_stripe(world: 
     world.clock.sleep(HOUR)
     report = audit(world)
     assert report["in_ledger"] == PAGE + 21
+
+
+def refunded_in_one_day(world: World, refunds: int) -> None:
+    """Give a part of this many older charges back, a few a second."""
+    world.check_send = lambda *_: None  # type: ignore[method-assign]  # They cost more than all the rest here.
+    world._note_money = lambda: None  # type: ignore[method-assign]
+    for number in range(refunds):
+        world.create(key=f"order-{number}")
+    world.queue.clear()
+    world.engine.drop_deliveries()
+    world.clock.sleep(10 * DAY)
+    world.parts.reconciler._mark("audit", world.clock.now() - 2 * HOUR)
+    for charge in world.charges():
+        world.at_stripe("POST", "/v1/refunds", f"payment_intent={charge.payment_intent}&amount=100")
+        world.clock.sleep(timedelta(milliseconds=300))
+    world.clock.sleep(HOUR)
+
+
+def test_a_day_of_many_refunds_is_audited_over_some_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is read at Stripe, which takes its time; the platform ends a run that takes too long, and no run does."""
+    refunded_in_one_day(world, 300)
+    ends_at = 0.0
+    request = _InProcessStripe.request
+
+    def slowly(stripe: _InProcessStripe, *arguments: Any, **named: Any) -> Any:
+        world.clock.sleep(timedelta(milliseconds=300))
+        if world.clock.monotonic() > ends_at:
+            raise Killed
+        return request(stripe, *arguments, **named)
+
+    monkeypatch.setattr(_InProcessStripe, "request", slowly)
+    for _ in range(10):
+        ends_at = world.clock.monotonic() + world.limits.function_timeout.total_seconds()
+        told = world._ask("reconcile", "POST", "/audit", b"", {})
+        assert told is not None, "the platform ended it"
+        assert told.status == 200
+        if told.body["finished_at"] is not None:
+            break
+        world.clock.sleep(timedelta(minutes=1))
+    assert told.body["finished_at"] is not None
+    assert (told.body["at_stripe"], told.body["corrected"], len(told.body["findings"])) == (300, 300, 300)
+    assert len({found["charge"] for found in told.body["findings"]}) == 300
+
+
+def test_what_is_too_much_for_one_step_is_held_against_the_ledger_second_by_second(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No second is split, none is passed over, and none is counted twice."""
+    monkeypatch.setattr(reconcile, "HELD", 3)
+    monkeypatch.setattr(reconcile, "DOUBTS", 2)
+    for number in range(8):
+        world.create(key=f"order-{number}")
+        world.clock.sleep(timedelta(milliseconds=400))
+    for number in (1, 4, 5, 6):
+        world.at_stripe("POST", "/v1/refunds", f"payment_intent={world.charge(f'order-{number}').payment_intent}")
+    report = audit(world)
+    assert report["at_stripe"] - 4 <= 8 <= report["at_stripe"], "a refund on another list page is looked at by itself"
+    assert report["corrected"] == 4
+    assert len(findings(report)) == 4
+    assert report["in_ledger"] == 8
+
+
+def much_to_find() -> World:
+    """Return a deployment in which an audit finds one of each."""
+    world = World(webhooks_on=False)
+    world.clock.sleep(DAY)
+    for key in ("agrees", "refunded", "twice", "missed", "orphan"):
+        world.create(key=key)
+    world.at_stripe("POST", "/v1/refunds", f"payment_intent={world.charge('refunded').payment_intent}&amount=700")
+    pay_beside(world, "unrecorded", digest=False)
+    pay_beside(world, "twice")
+    missed = replace(
+        world.charge("missed"), status=Status.UNKNOWN, succeeded_at=None, amount_received=0, due_at=world.clock.now()
+    )
+    stored = world.store._entities[CHARGE, missed.id]
+    world.store.update(CHARGE, missed.id, properties_of(missed), stored.version)
+    orphan = world.charge("orphan")
+    form = f"amount=1999&currency=usd&customer={world.customer}&metadata[pio_charge]={orphan.id}"
+    world.at_stripe("POST", "/v1/payment_intents", f"{form}&metadata[pio_body]={orphan.body_digest}")
+    world.clock.sleep(2 * HOUR)
+    return world
+
+
+def found_by(world: World, kill: int | None) -> tuple[tuple[int, ...], list[tuple[str, str]]]:
+    """Audit, with the process dying after that many calls; then as often as it takes."""
+    now = world.clock.now()
+    body = json.dumps({"since": (now - 5 * HOUR).isoformat(), "until": now.isoformat()}).encode()
+    world.plan = {} if kill is None else {len(world.services) + kill: Fault.DIE_AFTER}
+    for _ in range(5):
+        world._ask("reconcile", "POST", "/audit", body, {})
+        world.plan = {}
+        for name in world.parts.reconciler.reports():
+            found = world.parts.reconciler.report(name)
+            if found is not None and found.finished_at is not None:
+                about = sorted((one.kind, one.charge) for one in found.findings)
+                return (found.at_stripe, found.in_ledger, found.agreed, found.corrected, found.orphans), about
+        world.clock.sleep(world.limits.lease)  # Of what died with a charge in hand.
+    pytest.fail("the audit does not end")
+
+
+def test_an_audit_that_dies_anywhere_neither_loses_nor_doubles_what_it_found() -> None:
+    """What it has changed by then is what it had found."""
+    world = much_to_find()
+    before = len(world.services)
+    whole = found_by(world, None)
+    calls = len(world.services) - before
+    assert whole[0] == (7, 4, 3, 2, 1)
+    assert {kind for kind, _ in whole[1]} == {"paid_twice", "paid_without_charge", "refunded_at_stripe"}
+    for kill in range(calls):
+        assert found_by(much_to_find(), kill) == whole, f"killed after call {kill} of {calls}"
 
 
 # --- Backfill ---------------------------------------------------------------------------------------------------------
