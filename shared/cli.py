@@ -18,12 +18,12 @@ from shared.deliver import Outcome
 from shared.gate import KIND, NAME, LedgerClosed, LedgerIdentity
 from shared.ledger import LedgerUnavailable
 from shared.preview import notices
-from shared.reconcile import Report, StripeUnavailable
+from shared.reconcile import AuditInHand, Report, StripeUnavailable
 from shared.reopen import CannotReopen, Reopening
 from shared.retention import NotOver
 from shared.settings import SettingsError
 
-PASSING: Final = (LedgerUnavailable, StripeUnavailable, LedgerClosed, CannotReopen, NotOver)
+PASSING: Final = (LedgerUnavailable, StripeUnavailable, LedgerClosed, CannotReopen, NotOver, AuditInHand)
 
 
 class _Time(click.ParamType[datetime]):

@@ -62,6 +62,7 @@ FINDING: Final = "Discrepancy"  # The kind of what an audit found and no charge 
 REPORT: Final = "AuditReport"
 PROGRESS: Final = "Progress"
 AUDIT: Final = "audit"
+ROUND: Final = "backfill-round"
 ERASURE: Final = "erasure"
 
 
@@ -71,6 +72,10 @@ class StripeUnavailable(Exception):
 
 class AccountUnreachable(Exception):
     """Stripe does not let us ask about an account: it is disconnected, or the API key may not."""
+
+
+class AuditInHand(Exception):
+    """Another audit than the one that is asked for is not finished. The message says what to do."""
 
 
 class Listing(Protocol):
@@ -254,30 +259,53 @@ class Reconciler:
         """
         self._gate.check()
         done = Backfilled()
-        began = self._clock.now()
-        for account in self._accounts.all():
-            name = f"backfill-{account or 'platform'}"
-            position = max(self._last(name, OVERLAP), began - EVENTS_KEPT)
+        now = self._clock.now()
+        began, after = self._round(now)
+        for account in sorted(self._accounts.all(), key=_name):
+            if after is not None and _name(account) <= after:
+                continue  # This round has asked it.
             done.accounts += 1
-            while position < began:
-                if not has_time():
-                    done.finished = False
-                    return done
-                try:
-                    rows, end = self._accounts.window(
-                        Kind.EVENTS, account, position, began, types=EVENT_TYPES, delivery_success=False
-                    )
-                except (StripeUnavailable, AccountUnreachable):
-                    done.failed.append(account or "platform")
-                    break
-                put_off = self._apply(rows, done)
-                stuck = min((at for at in put_off if at > began - PUT_OFF_FOR), default=None)
-                self._mark(name, stuck or end)
-                if stuck is not None:
-                    break
-                position = end
+            if not self._backfill_account(account, now, done, has_time):
+                done.finished = False
+                return done
+            self._put(ROUND, {"began_at": began, "after": _name(account)})
         self._mark("backfill", began)
+        self._put(ROUND, {})
         return done
+
+    def _round(self, now: datetime) -> tuple[datetime, str | None]:
+        """Say when the round in hand began, and which account it asked last. It is over once it has asked all.
+
+        So one run that has not enough time for all accounts leaves to the next one those that it has not asked.
+        """
+        stored = self._ledger.read(PROGRESS, ROUND)
+        found = {} if stored is None else stored.properties
+        began, after = found.get("began_at"), found.get("after")
+        return (began, after) if isinstance(began, datetime) and isinstance(after, str) else (now, None)
+
+    def _backfill_account(
+        self, account: str | None, until: datetime, done: Backfilled, has_time: Callable[[], bool]
+    ) -> bool:
+        """Apply an account's events, as far as that goes now. False: the time is over before that."""
+        name = f"backfill-{account or 'platform'}"
+        position = max(self._last(name, OVERLAP), until - EVENTS_KEPT)
+        while position < until:
+            if not has_time():
+                return False
+            try:
+                rows, end = self._accounts.window(
+                    Kind.EVENTS, account, position, until, types=EVENT_TYPES, delivery_success=False
+                )
+            except (StripeUnavailable, AccountUnreachable):
+                done.failed.append(account or "platform")
+                return True
+            put_off = self._apply(rows, done)
+            stuck = min((at for at in put_off if at > until - PUT_OFF_FOR), default=None)
+            self._mark(name, stuck or end)
+            if stuck is not None:
+                return True
+            position = end
+        return True
 
     def _apply(self, rows: Rows, done: Backfilled) -> list[datetime]:
         """Apply events, the oldest first. Returns when those happened that cannot be applied now."""
@@ -309,7 +337,7 @@ class Reconciler:
     ) -> Report | None:
         """Go on with the audit in hand, or begin the next one. Returns how it stands; None: another run is at it.
 
-        since, until: of another period than the one that follows the last. Raises as `backfill`.
+        since, until: of another period than the one that follows the last. Raises as `backfill`, and AuditInHand.
         """
         opened_at = self._gate.check().opened_at
         current = self._current()
@@ -330,6 +358,12 @@ class Reconciler:
             if current is None:
                 return None
         report, version = current
+        asked = (since or report.since, min(until or report.until, report.started_at))
+        if asked != (report.since, report.until):
+            raise AuditInHand(
+                f"The audit of {report.since:%Y-%m-%d %H:%M} to {report.until:%Y-%m-%d %H:%M} UTC is not finished. "
+                "Ask without a period until it is, then for this one again."
+            )
         while report.finished_at is None and has_time():
             for _ in range(STEPS_A_WRITE):
                 before = len(report.doubts)
@@ -425,7 +459,7 @@ class Reconciler:
         asked: dict[Kind, dict[str, object]] = {Kind.CHARGES: {}, Kind.REFUNDS: {}}
         if (
             report.position > self._clock.now() - EVENTS_KEPT
-        ):  # Those that were confirmed earlier, and paid in this time.
+        ):  # Else none is kept of what was paid later than confirmed.
             asked[Kind.EVENTS] = {"type": "payment_intent.succeeded"}
         asked[Kind.PAYMENT_INTENTS] = {}
         listed: list[tuple[datetime, Kind, Row]] = []
@@ -594,6 +628,11 @@ class Reconciler:
             self._ledger.write(PROGRESS, name, properties, None if stored is None else stored.version)
         except (AlreadyExists, Conflict):
             log.info("another run keeps this progress", progress=name)
+
+
+def _name(account: str | None) -> str:
+    """Return what an account is called where it is kept; None, the platform, comes first."""
+    return account or ""
 
 
 def _is_paid(row: Row) -> bool:

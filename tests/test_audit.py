@@ -12,8 +12,9 @@ from infra.local.stripe.engine import Fault as StripeFault
 from shared import reconcile, wiring
 from shared.charge import Status, charge_id
 from shared.ledger import properties_of
-from shared.reconcile import PAGE, STEPS_A_WRITE, StripeUnavailable
+from shared.reconcile import PAGE, STEPS_A_WRITE, Backfilled, StripeUnavailable
 from shared.store import CHARGE, Stored
+from tests.test_reopening import connected
 from tests.test_webhook_function import deliver, event
 from tests.world import KEY, Fault, Killed, World, _InProcessStripe
 
@@ -248,6 +249,28 @@ def test_a_refund_made_at_stripe_is_recorded(world: World) -> None:
     assert world.charge().amount_refunded == 1000
 
 
+def test_another_currency_is_for_a_person(world: World) -> None:
+    """19.99 of one money are not 19.99 of another."""
+    world.create()
+    edited(world, terms=replace(world.charge().terms, currency="eur"))
+    report = audit(world)
+    assert (report["agreed"], findings(report)) == (0, [("amount_differs", "")])
+
+
+def test_a_bank_debit_that_was_paid_in_the_period_is_recorded(world: World) -> None:
+    """Stripe's charge is of the day on which it was confirmed; only the event is of this one."""
+    world.webhooks_on = False
+    world.create(payment_method="pm_usBankAccount_success")
+    world.queue.clear()
+    world.clock.sleep(5 * DAY)
+    world.engine.run_due()
+    world.engine.drop_deliveries()
+    assert world.charge().status is Status.PROCESSING
+    report = audit(world)
+    assert (report["at_stripe"], report["corrected"]) == (1, 1)
+    assert world.charge().status is Status.SUCCEEDED
+
+
 def test_another_amount_is_for_a_person(world: World) -> None:
     """The ledger says one thing, Stripe another."""
     world.create()
@@ -375,11 +398,9 @@ def test_an_audit_ends_with_its_time_and_the_next_call_goes_on(world: World) -> 
         world.create(key=f"order-{number}")
     world.clock.sleep(HOUR)
     reconciler = world.parts.reconciler
-    calls = 0
+    calls, since = 0, world.clock.now() - DAY
     while True:
-        report = reconciler.audit(
-            iter([True] * 3 + [False] * STEPS_A_WRITE * 2).__next__, since=world.clock.now() - DAY
-        )
+        report = reconciler.audit(iter([True] * 3 + [False] * STEPS_A_WRITE * 2).__next__, since=since)
         assert report is not None
         calls += 1
         if report.finished_at is not None:
@@ -389,6 +410,25 @@ def test_an_audit_ends_with_its_time_and_the_next_call_goes_on(world: World) -> 
     assert (report.at_stripe, report.in_ledger, report.agreed) == (5, 5, 5)
     assert reconciler.reports() == [report.name]
     assert reconciler.report(report.name) == report
+
+
+def test_another_period_is_refused_while_an_audit_is_in_hand(world: World) -> None:
+    """It is said, and not taken for the one in hand; the same period goes on with it."""
+    now = world.clock.now()
+    world.parts.reconciler.audit(iter([True] + [False] * 9).__next__, since=now - 3 * DAY, until=now - DAY)
+    other = json.dumps({"since": (now - DAY).isoformat()}).encode()
+    told = world._ask("reconcile", "POST", "/audit", other, {})
+    assert told is not None
+    assert (told.status, told.body["type"]) == (409, "urn:paidonce:in-hand")
+    assert "The audit of 2026-11-22 09:00 to 2026-11-24 09:00 UTC is not finished." in told.body["detail"]
+    same = json.dumps({"since": (now - 3 * DAY).isoformat(), "until": (now - DAY).isoformat()}).encode()
+    told = world._ask("reconcile", "POST", "/audit", same, {})
+    assert told is not None
+    assert (told.status, told.body["finished_at"] is not None) == (200, True)
+    world.clock.sleep(timedelta(minutes=1))
+    told = world._ask("reconcile", "POST", "/audit", other, {})
+    assert told is not None
+    assert (told.status, told.body["since"]) == (200, (now - DAY).isoformat().replace("+00:00", "Z"))
 
 
 def test_more_charges_of_a_shard_than_a_page_are_all_held_against_stripe(world: World) -> None:
@@ -434,17 +474,19 @@ def test_a_day_of_many_refunds_is_audited_over_some_runs(world: World, monkeypat
         return request(stripe, *arguments, **named)
 
     monkeypatch.setattr(_InProcessStripe, "request", slowly)
+    body: Mapping[str, Any] = {"finished_at": None}
     for _ in range(10):
         ends_at = world.clock.monotonic() + world.limits.function_timeout.total_seconds()
         told = world._ask("reconcile", "POST", "/audit", b"", {})
         assert told is not None, "the platform ended it"
         assert told.status == 200
-        if told.body["finished_at"] is not None:
+        body = told.body
+        if body["finished_at"] is not None:
             break
         world.clock.sleep(timedelta(minutes=1))
-    assert told.body["finished_at"] is not None
-    assert (told.body["at_stripe"], told.body["corrected"], len(told.body["findings"])) == (300, 300, 300)
-    assert len({found["charge"] for found in told.body["findings"]}) == 300
+    assert body["finished_at"] is not None
+    assert (body["at_stripe"], body["corrected"], len(body["findings"])) == (300, 300, 300)
+    assert len({found["charge"] for found in body["findings"]}) == 300
 
 
 def test_what_is_too_much_for_one_step_is_held_against_the_ledger_second_by_second(
@@ -555,6 +597,48 @@ def test_an_event_that_cannot_be_applied_holds_the_backfill_back_for_a_while(wor
     world.backfill()
     world.clock.sleep(HOUR)
     world.backfill()
+    assert world.backfill()["events"] == 0
+
+
+def test_each_of_many_accounts_is_asked_for_its_events(world: World) -> None:
+    """However few a run has time for: the next one goes on with those that were not asked, and ends the round."""
+    accounts = sorted(world.at_stripe("POST", "/v1/accounts", "type=standard")["id"] for _ in range(5))
+    reconciler = world.parts.reconciler
+    world._meanwhile(lambda: reconciler._put("backfill", {"at": world.clock.now()}))
+    began = reconciler._last("backfill")
+    world.clock.sleep(HOUR)
+
+    def run() -> Backfilled:
+        world.clock.sleep(timedelta(minutes=1))
+        return reconciler.backfill(iter([True] * 3 + [False] * 9).__next__)
+
+    first = run()
+    assert (first.accounts, first.finished, reconciler._last("backfill")) == (4, False, began)
+    assert run().finished
+    marked = reconciler._last("backfill")
+    assert began + HOUR < marked < began + HOUR + timedelta(minutes=2), "when the round began"
+    assert all(reconciler._last(f"backfill-{account}") > marked - timedelta(minutes=1) for account in accounts)
+    assert run().accounts == 4, "the next round begins with the platform"
+
+
+def test_an_event_on_a_connected_account_is_taken_up(world: World) -> None:
+    """Not the platform's alone."""
+    account, customer = connected(world)
+    world.webhooks_on = False
+    world.engine.add_webhook_endpoint("connect", secrets=["whsec_of_the_accounts"], connect=True)
+    world.create(account=account, customer=customer, payment_method="pm_usBankAccount_success")
+    world.queue.clear()
+    world.clock.sleep(5 * DAY)
+    world.engine.run_due()
+    world.engine.drop_deliveries()
+    assert world.backfill()["accounts"] == 2
+    assert [charge.status for charge in world.charges()] == [Status.SUCCEEDED]
+
+
+def test_events_that_were_delivered_are_not_asked_for(world: World) -> None:
+    """Most of them were, and reading each again would leave no time for those that were not."""
+    world.create(payment_method="pm_usBankAccount_success")
+    world.deliver_webhooks()
     assert world.backfill()["events"] == 0
 
 

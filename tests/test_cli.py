@@ -73,6 +73,17 @@ def test_an_audit_is_run_listed_and_shown(world: World) -> None:
     assert "no such report" in run(world, "audit", "show", "yesterday").output
 
 
+def test_a_period_that_is_not_audited_now_is_said(world: World) -> None:
+    """Exit code 1, and what to do: another audit is in hand."""
+    world.parts.reconciler.audit(iter([True] + [False] * 9).__next__)
+    ran = run(world, "audit", "run", "--since", "2026-11-01")
+    assert ran.exit_code == 1
+    assert "is not finished. Ask without a period until it is, then for this one again." in ran.output
+    assert run(world, "audit", "run").exit_code == 0
+    world.clock.sleep(timedelta(minutes=1))
+    assert "2026-11-01 00:00 to" in run(world, "audit", "run", "--since", "2026-11-01").output
+
+
 def test_before_the_first_audit_there_is_no_report(world: World) -> None:
     """And that is said."""
     shown = run(world, "audit", "show")
