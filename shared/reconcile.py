@@ -384,6 +384,23 @@ class Reconciler:
         stored = self._ledger.read(REPORT, name)
         return None if stored is None else _report(stored)
 
+    def as_of_now(self, report: Report) -> Report:
+        """Return a report that calls settled what has been settled since it was found. Raises LedgerUnavailable."""
+        return replace(report, findings=tuple(self._as_of_now(finding) for finding in report.findings))
+
+    def _as_of_now(self, finding: Finding) -> Finding:
+        if finding.settled:
+            return finding
+        try:
+            held = self._ledger.get(finding.charge) if finding.charge else None
+        except msgspec.ValidationError:  # A newer version wrote it, or somebody by hand.
+            return finding
+        for one in () if held is None else held.charge.discrepancies:
+            if (one.kind, one.payment_intent) == (finding.kind, finding.payment_intent):
+                return replace(finding, settled=one.settled)
+        stored = self._ledger.read(FINDING, _name_of(finding)) if finding.payment_intent else None
+        return finding if stored is None else replace(finding, settled=str(stored.properties.get("settled") or ""))
+
     def reports(self) -> list[str]:
         """Name all reports, the oldest first. Raises LedgerUnavailable."""
         names: list[str] = []
@@ -600,7 +617,7 @@ class Reconciler:
 
     def _record(self, report: Report, finding: Finding) -> Report:
         """Keep a finding that no charge can keep."""
-        name = f"{finding.payment_intent}-{finding.kind}"
+        name = _name_of(finding)
         written = {**msgspec.to_builtins(finding), "at": self._clock.now()}
         if self._ledger.record_once(FINDING, name, written):
             log.error(
@@ -652,6 +669,11 @@ def _agrees(charge: Charge, payment_intent: str, row: Row) -> bool:
         and row["amount_refunded"] == charge.amount_refunded
         and row["livemode"] is charge.livemode
     )
+
+
+def _name_of(finding: Finding) -> str:
+    """Name what no charge can keep."""
+    return f"{finding.payment_intent}-{finding.kind}"
 
 
 def _with(report: Report, *findings: Finding) -> Report:

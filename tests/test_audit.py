@@ -7,13 +7,27 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from google.cloud.datastore_v1.types import Entity
 
 from infra.local.stripe.engine import Fault as StripeFault
 from shared import reconcile, wiring
 from shared.charge import Status, charge_id
+from shared.gateway import ACCOUNT_PAGES, PAGE_SIZE
 from shared.ledger import properties_of
-from shared.reconcile import PAGE, STEPS_A_WRITE, Backfilled, StripeUnavailable
-from shared.store import CHARGE, Stored
+from shared.reconcile import (
+    DOUBTS,
+    ENTRIES_KEPT,
+    PAGE,
+    STEPS_A_WRITE,
+    Backfilled,
+    Doubt,
+    Finding,
+    Report,
+    StripeUnavailable,
+    Why,
+    _written,
+)
+from shared.store import CHARGE, Stored, _fill
 from tests.test_reopening import connected
 from tests.test_webhook_function import deliver, event
 from tests.world import KEY, Fault, Killed, World, _InProcessStripe
@@ -555,6 +569,29 @@ def test_an_audit_that_dies_anywhere_neither_loses_nor_doubles_what_it_found() -
     assert {kind for kind, _ in whole[1]} == {"paid_twice", "paid_without_charge", "refunded_at_stripe"}
     for kill in range(calls):
         assert found_by(much_to_find(), kill) == whole, f"killed after call {kill} of {calls}"
+
+
+def test_a_report_fits_into_an_entity(world: World) -> None:
+    """With as many accounts, findings and doubts as there may be; Datastore takes 1 MiB."""
+    account, name, payment_intent = "acct_1" + 15 * "x", "0" * 40, "pi_3" + 23 * "x"
+    finding = Finding(
+        kind="unexplained_payment", charge=name, payment_intent=payment_intent, account=account, detail=100 * "x"
+    )
+    doubt = Doubt(why=Why.AT_STRIPE, charge=name, payment_intent=payment_intent, account=account, status="succeeded")
+    now = world.clock.now()
+    report = Report(
+        started_at=now,
+        since=now,
+        until=now,
+        accounts=(account,) * PAGE_SIZE * ACCOUNT_PAGES,
+        window=now,
+        position=now,
+        findings=(replace(finding, settled=40 * "x"),) * ENTRIES_KEPT,
+        doubts=(doubt,) * 2 * DOUBTS,
+    )
+    entity = Entity.pb(Entity())
+    _fill(entity.properties["report"], _written(report))
+    assert entity.ByteSize() < 1024 * 1024
 
 
 # --- Backfill ---------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from shared.desk import SHOWN
 from shared.reconcile import FINDING
 from shared.store import Stored
 from tests import world as worlds
+from tests.test_audit import pay_beside
 from tests.world import KEY, World
 
 
@@ -71,6 +72,19 @@ def test_an_audit_is_run_listed_and_shown(world: World) -> None:
     assert run(world, "audit", "show").stdout == ran.stdout
     assert run(world, "audit", "show", names[0]).stdout == ran.stdout
     assert "no such report" in run(world, "audit", "show", "yesterday").output
+
+
+def test_a_report_says_what_has_been_settled_since(world: World) -> None:
+    """What was paid twice is given back seconds later: nobody is to refund it by hand."""
+    pay_beside(world)
+    world.clock.sleep(timedelta(minutes=1))
+    since, until = "2026-11-24T08:00", world.clock.now().isoformat()
+    ran = run(world, "audit", "run", "--since", since, "--until", until)
+    assert "NOT SETTLED" in ran.output
+    world.settle()
+    shown = run(world, "audit", "show").output
+    assert "settled: what it took was given back" in shown
+    assert "NOT SETTLED" not in shown
 
 
 def test_a_period_that_is_not_audited_now_is_said(world: World) -> None:
