@@ -431,21 +431,56 @@ class Reconciler:
             if report.stage < len(report.accounts):
                 account = report.accounts[report.stage] or None
                 try:
-                    report = self._audit_account(report, account, end)
+                    report = self._audit_account(report, account, min(report.position + WINDOW, end))
                 except AccountUnreachable as unreachable:
-                    report = replace(_without(report, account, str(unreachable)), position=end)
+                    report = replace(self._without(report, account, str(unreachable)), position=end)
             else:
                 report = self._audit_shard(report, report.stage - len(report.accounts), end)
             if report.doubts or report.position < end:
                 return report
+        if report.stage < len(report.accounts) and report.accounts[report.stage]:
+            self._keep_audited(report, report.accounts[report.stage], end)
         if report.stage + 1 < len(report.accounts) + SHARDS:
-            return replace(report, stage=report.stage + 1, position=report.window)
+            report = replace(report, stage=report.stage + 1, position=report.window)
+            return replace(report, position=self._begins(report)) if report.stage < len(report.accounts) else report
         if end < report.until:
             return replace(report, stage=0, window=end, position=end)
         last = self._last(AUDIT)
-        follows = report.since <= max(last, self._gate.check().opened_at)  # Else what lies between is still to be done.
-        self._put(AUDIT, {"report": report.name, "at": max(report.until, last) if follows else last})
+        self._put(AUDIT, {"report": report.name, "at": max(report.until, last) if self._follows(report) else last})
         return replace(report, finished_at=self._clock.now())
+
+    def _follows(self, report: Report) -> bool:
+        """Whether it begins no later than the last one ended. Else what lies between is still to be done."""
+        return report.since <= max(self._last(AUDIT), self._gate.check().opened_at)
+
+    def _begins(self, report: Report) -> datetime:
+        """Say from when on an account is audited in this window: from earlier, where it could not be asked before.
+
+        A new account, and one that was never asked, has nothing earlier.
+        """
+        until = self._at(_audit_of(report.accounts[report.stage]))
+        if until is None or until >= report.window or not self._follows(report):
+            return report.window
+        return until - OVERLAP
+
+    def _keep_audited(self, report: Report, account: str, end: datetime) -> None:
+        """Keep up to when an account has been audited, without a gap."""
+        if not _is_without(report, account) and self._follows(report):
+            name = _audit_of(account)
+            self._mark(name, max(end, self._last(name)))
+
+    def _without(self, report: Report, account: str | None, detail: str) -> Report:
+        """Say, once for all that is there, that an account cannot be audited, and keep from when on it is to be."""
+        if _is_without(report, account):
+            return report
+        name = _audit_of(account or "")
+        since = self._at(name)
+        if since is None:
+            since = report.window
+            self._mark(name, since)
+        log.error("an account cannot be audited", account=account, detail=detail)
+        detail = f"{detail}; what was paid there since {since:%Y-%m-%d %H:%M} UTC is audited once it can be asked"
+        return _with(report, Finding(kind="account_unreachable", account=account or "", detail=detail))
 
     def _audit_account(self, report: Report, account: str | None, end: datetime) -> Report:
         """Hold what Stripe lists of an account against the ledger, second by second, for as much as a step may do."""
@@ -538,7 +573,7 @@ class Reconciler:
             )
             return self._record(report, finding)
         except AccountGone:
-            return _without(report, account, "Stripe lets us ask about nothing there")
+            return self._without(report, account, "Stripe lets us ask about nothing there")
         except msgspec.ValidationError:
             return self._unreadable(report, doubt.charge)
         new = after.discrepancies[doubt.known :]  # None is ever taken away.
@@ -630,10 +665,14 @@ class Reconciler:
 
     # --- Where we are ------------------------------------------------------------------------------------------------
 
-    def _last(self, name: str, before: timedelta = timedelta()) -> datetime:
+    def _at(self, name: str) -> datetime | None:
         stored = self._ledger.read(PROGRESS, name)
         at = None if stored is None else stored.properties.get("at")
-        return at - before if isinstance(at, datetime) else datetime.min.replace(tzinfo=self._clock.now().tzinfo)
+        return at if isinstance(at, datetime) else None
+
+    def _last(self, name: str, before: timedelta = timedelta()) -> datetime:
+        at = self._at(name)
+        return datetime.min.replace(tzinfo=self._clock.now().tzinfo) if at is None else at - before
 
     def _mark(self, name: str, at: datetime) -> None:
         self._put(name, {"at": at})
@@ -650,6 +689,11 @@ class Reconciler:
 def _name(account: str | None) -> str:
     """Return what an account is called where it is kept; None, the platform, comes first."""
     return account or ""
+
+
+def _audit_of(account: str) -> str:
+    """Name the progress of an account's audits."""
+    return f"audit-{account}"
 
 
 def _is_paid(row: Row) -> bool:
@@ -690,14 +734,6 @@ def _doubted(report: Report, doubt: Doubt, charge: Charge | None) -> Report:
             known=len(charge.discrepancies),
         )
     return replace(report, doubts=(*report.doubts, doubt))
-
-
-def _without(report: Report, account: str | None, detail: str) -> Report:
-    """Say, once for all that is there, that an account cannot be audited."""
-    if _is_without(report, account):
-        return report
-    log.error("an account cannot be audited", account=account, detail=detail)
-    return _with(report, Finding(kind="account_unreachable", account=account or "", detail=detail))
 
 
 def _is_without(report: Report, account: str | None) -> bool:

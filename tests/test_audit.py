@@ -365,6 +365,49 @@ def test_the_charges_of_an_account_that_is_gone_are_one_finding_and_nobodys_doub
     assert capsys.readouterr().out.count('"severity": "ERROR"') == 1
 
 
+@pytest.mark.parametrize("when", ["before its first audit", "later", "later, and is not listed meanwhile"])
+def test_an_account_that_comes_back_is_audited_from_where_its_last_audit_ended(
+    world: World, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was paid there before without a record is found all the same, and once."""
+    account, customer = connected(world)
+    other, _ = connected(world)
+    reconciler = world.parts.reconciler
+    reconciler._put("audit", {"at": world.clock.now()})
+
+    def audited() -> Report:
+        world.clock.sleep(DAY)
+        report = reconciler.audit(lambda: True)
+        assert report is not None
+        return report
+
+    if when.startswith("later"):
+        assert audited().findings == ()
+    world.clock.sleep(HOUR)
+    name = charge_id(account, "order-9")
+    form = f"amount=1999&currency=usd&customer={customer}&payment_method=pm_card_visa&confirm=true"
+    form += "&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never"
+    form += f"&metadata[pio_charge]={name}&metadata[pio_key]=order-9"
+    world.at_stripe("POST", "/v1/payment_intents", form, **{"Stripe-Account": account})
+    world.engine.disconnect(account)
+    listed = world.parts.gateway.accounts
+    if "not listed" in when:
+        monkeypatch.setattr(world.parts.gateway, "accounts", lambda: ({"id": other},))
+    for _ in range(5):
+        report = audited()
+        if "not listed" not in when:
+            (found,) = report.findings
+            assert (found.kind, found.account) == ("account_unreachable", account)
+            assert f"what was paid there since 2026-11-2{6 if when == 'later' else 5}" in found.detail
+    world.engine.connect(account)
+    monkeypatch.setattr(world.parts.gateway, "accounts", listed)
+    report = audited()
+    assert [(found.kind, found.charge) for found in report.findings] == [("paid_without_charge", name)]
+    assert report.at_stripe == 1
+    assert audited().findings == ()
+    assert reconciler._last(f"audit-{account}") == reconciler._last(f"audit-{other}")
+
+
 def test_what_another_account_calls_ours_is_left_alone(world: World) -> None:
     """Its owner may write any metadata; the audit is not stopped by what is not on the charge's account."""
     account = world.at_stripe("POST", "/v1/accounts", "type=standard")["id"]
