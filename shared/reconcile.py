@@ -228,6 +228,7 @@ class Reconciler:
         self._ledger = ledger
         self._gate = gate
         self._accounts = Accounts(gateway)
+        self._listed_in: tuple[datetime, list[str | None]] | None = None  # For a round of the backfill: when it began.
         self._clock = clock
 
     def run(self, has_time: Callable[[], bool]) -> dict[str, Any]:
@@ -241,14 +242,24 @@ class Reconciler:
             done["erased"] = self.retention.run(has_time)
             if not done["erased"]:
                 self._mark(ERASURE, now)
-        if has_time() and now >= self._last("backfill") + BACKFILL_EVERY:
-            done["backfill"] = msgspec.to_builtins(self.backfill(has_time))
+        steps = [self._backfill_in_turn, self._audit_in_turn]
+        for step in steps if now.minute % 2 == 0 else reversed(steps):  # Where one has enough to do for every run,
+            if has_time():  # the other has the time of every other run.
+                done |= step(has_time, audited)
+        return done
+
+    def _backfill_in_turn(self, has_time: Callable[[], bool], _audited: datetime) -> dict[str, Any]:
+        if self._clock.now() < self._last("backfill") + BACKFILL_EVERY:
+            return {}
+        return {"backfill": msgspec.to_builtins(self.backfill(has_time))}
+
+    def _audit_in_turn(self, has_time: Callable[[], bool], audited: datetime) -> dict[str, Any]:
         current = self._current()
         begun = current is not None and current[0].finished_at is None
-        if has_time() and (begun or now >= audited + AUDIT_EVERY):
-            report = self.audit(has_time)
-            done["audit"] = None if report is None else report.name
-        return done
+        if not begun and self._clock.now() < audited + AUDIT_EVERY:
+            return {}
+        report = self.audit(has_time)
+        return {"audit": None if report is None else report.name}
 
     # --- Backfill -----------------------------------------------------------------------------------------------------
 
@@ -261,7 +272,9 @@ class Reconciler:
         done = Backfilled()
         now = self._clock.now()
         began, after = self._round(now)
-        for account in sorted(self._accounts.all(), key=_name):
+        if self._listed_in is None or self._listed_in[0] != began:  # Which may take most of a run.
+            self._listed_in = (began, sorted(self._accounts.all(), key=_name))
+        for account in self._listed_in[1]:
             if after is not None and _name(account) <= after:
                 continue  # This round has asked it.
             done.accounts += 1
@@ -281,7 +294,10 @@ class Reconciler:
         stored = self._ledger.read(PROGRESS, ROUND)
         found = {} if stored is None else stored.properties
         began, after = found.get("began_at"), found.get("after")
-        return (began, after) if isinstance(began, datetime) and isinstance(after, str) else (now, None)
+        if isinstance(began, datetime):
+            return began, after if isinstance(after, str) else None
+        self._put(ROUND, {"began_at": now})
+        return now, None
 
     def _backfill_account(
         self, account: str | None, until: datetime, done: Backfilled, has_time: Callable[[], bool]

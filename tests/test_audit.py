@@ -1,7 +1,7 @@
 """Backfill and audit: what Stripe says against the ledger, both ways, and what becomes of it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -699,6 +699,51 @@ def test_each_of_many_accounts_is_asked_for_its_events(world: World) -> None:
     assert began + HOUR < marked < began + HOUR + timedelta(minutes=2), "when the round began"
     assert all(reconciler._last(f"backfill-{account}") > marked - timedelta(minutes=1) for account in accounts)
     assert run().accounts == 4, "the next round begins with the platform"
+
+
+def test_of_backfill_and_audit_neither_takes_all_the_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With so many accounts that each could fill every run, they have every other run each."""
+    reconciler = world.parts.reconciler
+    for name in ("backfill", "audit"):
+        reconciler._mark(name, world.clock.now() - 2 * DAY)
+    world.clock.time = world.clock.time.replace(second=0)
+    did: list[str] = []
+    time: list[bool] = []
+
+    def taking_all(name: str) -> Callable[[object], None]:
+        def do(_: object) -> None:
+            did.append(name)
+            time.clear()
+
+        return do
+
+    for name in ("backfill", "audit"):
+        monkeypatch.setattr(reconciler, name, taking_all(name))
+    for _ in range(4):
+        time.append(True)
+        reconciler.run(lambda: bool(time))
+        world.clock.sleep(timedelta(minutes=1))
+    assert sorted(did) == ["audit", "audit", "backfill", "backfill"]
+
+
+def test_accounts_are_listed_once_in_a_round(world: World) -> None:
+    """Thousands of them take most of a run to list: the round goes on with those that are left."""
+    for _ in range(3):
+        connected(world)
+    reconciler, time = world.parts.reconciler, [True]
+    listed, accounts = [], world.parts.gateway.accounts
+
+    def slow() -> object:
+        listed.append(1)
+        time.clear()
+        return accounts()
+
+    world.parts.gateway.accounts = slow  # type: ignore[method-assign, assignment]
+    assert not reconciler.backfill(lambda: bool(time)).finished
+    time.append(True)
+    world.clock.sleep(timedelta(minutes=1))
+    assert reconciler.backfill(lambda: bool(time)).finished
+    assert len(listed) == 1
 
 
 def test_an_event_on_a_connected_account_is_taken_up(world: World) -> None:
