@@ -166,7 +166,7 @@ class Doubt:
     account: str  # Empty: the platform.
     status: str = ""  # Empty: nothing is recorded.
     amount_refunded: int = 0
-    known: int = 0  # How many discrepancies it had.
+    known: datetime | None = None  # When the last of its discrepancies was found; what is found from now on is later.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -592,7 +592,7 @@ class Reconciler:
             return self._without(report, account, "Stripe lets us ask about nothing there")
         except msgspec.ValidationError:
             return self._unreadable(report, doubt.charge)
-        new = after.discrepancies[doubt.known :]  # None is ever taken away.
+        new = [one for one in after.discrepancies if doubt.known is None or one.at > doubt.known]
         report = _with(report, *_about(after, new))
         if doubt.why is Why.ORPHAN:
             return replace(report, orphans=report.orphans + (doubt.payment_intent in after.orphans))
@@ -747,7 +747,7 @@ def _doubted(report: Report, doubt: Doubt, charge: Charge | None) -> Report:
             doubt,
             status=charge.status,
             amount_refunded=charge.amount_refunded,
-            known=len(charge.discrepancies),
+            known=max((one.at for one in charge.discrepancies), default=None),
         )
     return replace(report, doubts=(*report.doubts, doubt))
 
