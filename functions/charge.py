@@ -35,6 +35,7 @@ ROUTES: Final = Map(
 
 
 @functions_framework.http
+@answer.contained
 @health.told
 @answer.guarded
 def charge(request: flask.Request) -> Answer:

@@ -16,7 +16,7 @@ import google.auth.jwt
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 from werkzeug.routing import BaseConverter, Map, Rule
 
-from shared import api, desk_pages, health, links, log, telemetry, wiring
+from shared import answer, api, desk_pages, health, links, log, wiring
 from shared.api import Problem
 from shared.charge import Act, Charge, Reviewed
 from shared.deliver import Outcome, as_seen
@@ -24,11 +24,12 @@ from shared.desk_pages import Frame, Page
 from shared.gate import LedgerClosed
 from shared.ledger import LedgerUnavailable
 from shared.links import LinkExpired, LinkInvalid
+from shared.policy import NOTE_KEPT
 from shared.settings import Settings, is_loopback
 from shared.wiring import Parts
 
 BODY_LIMIT_BYTES: Final = 16 * 1024  # A note of 1,000 characters, each of them encoded, fits.
-NOTE_LIMIT: Final = 1000
+NOTE_LIMIT: Final = NOTE_KEPT
 TOKEN_HEADERS: Final = ("X-Serverless-Authorization", "Authorization")  # If both are sent, Cloud Run checks the first.
 CHECKED: Final = "SIGNATURE_REMOVED_BY_GOOGLE"  # What Cloud Run puts in the place of a signature that it has checked.
 NO_CHARGE: Final = "nothing"  # What a page showed that is about no charge.
@@ -75,29 +76,29 @@ class NotThere(Exception):
 
 
 @functions_framework.http
+@answer.contained
 @health.told
 def console(request: flask.Request) -> Answer:
     """Show an operator what needs somebody, and do what they choose."""
-    with telemetry.request(request.headers):
-        parts = wiring.parts("console")
-        try:
-            actor = actor_of(request, parts.settings)
-            _check_origin(request)
-        except NotAllowed as refused:
-            log.warning("the operator's page was refused to somebody", reason=str(refused))
-            return _secured(flask.Response(f"{refused}\n", status=403, content_type="text/plain; charset=utf-8"))
-        visit = Visit(request, parts, actor)
-        try:
-            return visit.answer()
-        except NotThere as missing:
-            page = visit.message("There is no such thing", str(missing), 404)
-        except LedgerClosed as closed:
-            page = visit.message("The ledger is closed", str(closed), 503)
-        except LedgerUnavailable:
-            log.error("the ledger is out of reach")
-            detail = "It is not certain that what you chose was recorded. Look again in a minute: it is safe to repeat."
-            page = visit.message("Datastore does not answer", detail, 503)
-        return _answer(page)
+    parts = wiring.parts("console")
+    try:
+        actor = actor_of(request, parts.settings)
+        _check_origin(request)
+    except NotAllowed as refused:
+        log.warning("the operator's page was refused to somebody", reason=str(refused))
+        return _secured(flask.Response(f"{refused}\n", status=403, content_type="text/plain; charset=utf-8"))
+    visit = Visit(request, parts, actor)
+    try:
+        return visit.answer()
+    except NotThere as missing:
+        page = visit.message("There is no such thing", str(missing), 404)
+    except LedgerClosed as closed:
+        page = visit.message("The ledger is closed", str(closed), 503)
+    except LedgerUnavailable:
+        log.error("the ledger is out of reach")
+        detail = "It is not certain that what you chose was recorded. Look again in a minute: it is safe to repeat."
+        page = visit.message("Datastore does not answer", detail, 503)
+    return _answer(page)
 
 
 def actor_of(request: flask.Request, settings: Settings) -> str:

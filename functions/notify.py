@@ -3,7 +3,8 @@
 A customer, the owner of an account and the operator get mail. The caller's system gets a POST to OUTCOME_URL: the
 charge as JSON, at least once, signed as Standard Webhooks has it (www.standardwebhooks.com has libraries). It answers
 2xx within ten seconds, and ignores a charge whose `version` is not above the one it knows: messages may come twice, and
-in any order. `paidonce notices secret` prints its secret. A receiver in Python, with nothing but what Python has:
+in any order. `paidonce notices secret` prints its secret, which is good for nothing else. A receiver in Python, with
+nothing but what Python has:
 
     import base64, hashlib, hmac, json, time
 
@@ -40,6 +41,7 @@ ROUTES: Final = Map([Rule("/<string(length=40):name>/<int:number>", methods=["PO
 
 
 @functions_framework.http
+@answer.contained
 @health.told
 @answer.guarded
 def notify(request: flask.Request) -> Answer:

@@ -15,15 +15,15 @@ import functions_framework
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 from werkzeug.routing import BaseConverter, Map, Rule
 
-from shared import health, links, log, pages, telemetry, wiring
+from shared import answer, health, links, log, pages, wiring
 from shared.charge import Act, Charge, Chosen, Status
-from shared.checkout import SESSION_PARAMETER, Refused, Unreachable, take_card
+from shared.checkout import SESSION_PARAMETER, CustomerMissing, Opened, Refused, Unreachable, take_card
 from shared.deliver import Outcome, as_seen
 from shared.gate import LedgerClosed
 from shared.ledger import LedgerUnavailable
 from shared.links import LinkExpired, LinkInvalid
 from shared.pages import Page, Reader
-from shared.policy import CLOSES_AS
+from shared.policy import CLOSES_AS, needs_customer
 from shared.wiring import Parts
 
 BODY_LIMIT_BYTES: Final = 4096  # A form of ours has one field.
@@ -49,22 +49,22 @@ ROUTES: Final = Map(
 
 
 @functions_framework.http
+@answer.contained
 @health.told
 def portal(request: flask.Request) -> Answer:
     """Show a charge to whoever owes it, and take what they choose."""
-    with telemetry.request(request.headers):
-        parts = wiring.parts("portal")
-        reader = Reader.of(request.headers.get("Accept-Language"))
-        try:
-            return _routed(request, parts, reader)
-        except LinkExpired:
-            page = pages.message(reader, "expired", 410)
-        except LinkInvalid:
-            page = pages.message(reader, "unknown_link", 404)
-        except (LedgerUnavailable, LedgerClosed, Unreachable):
-            log.warning("the customer's page is out of reach of what it shows")
-            page = pages.message(reader, "unavailable", 503)
-        return _answer(page, parts)
+    parts = wiring.parts("portal")
+    reader = Reader.of(request.headers.get("Accept-Language"))
+    try:
+        return _routed(request, parts, reader)
+    except LinkExpired:
+        page = pages.message(reader, "expired", 410)
+    except LinkInvalid:
+        page = pages.message(reader, "unknown_link", 404)
+    except (LedgerUnavailable, LedgerClosed, Unreachable):
+        log.warning("the customer's page is out of reach of what it shows")
+        page = pages.message(reader, "unavailable", 503)
+    return _answer(page, parts)
 
 
 def _routed(request: flask.Request, parts: Parts, reader: Reader) -> Answer:
@@ -112,7 +112,7 @@ class Visit:
     def confirm(self, choice: str) -> Answer:
         """Ask once more, before what cannot be undone."""
         charge = self._charge()
-        if choice not in pages.choices(charge):
+        if choice not in pages.choices(charge, self._now):
             return self._shown(charge, notice="overtaken", status=409)
         return self._page(charge, f"confirm_{choice}.html", 200)
 
@@ -137,7 +137,7 @@ class Visit:
             return self._shown(charge, notice="stale_form", status=403)
         if _chosen_before(charge, choice):
             return self._to_page()
-        if choice not in pages.choices(charge) or seen != _seen(charge):
+        if choice not in pages.choices(charge, self._now) or seen != _seen(charge):
             return self._shown(charge, notice="overtaken", status=409)
         return act(charge)
 
@@ -152,7 +152,9 @@ class Visit:
     def give_card(self, charge: Charge) -> Answer:
         """Send the customer to Stripe's page for another card."""
         try:
-            opened = self._parts.checkout.open(charge, self._url, self._now)
+            opened = self._opened(charge)
+        except CustomerMissing:  # And a PaymentIntent is recorded, which is for them.
+            return self._shown(self._charge(), status=409)
         except Refused:
             log.warning("a customer cannot give a card at Stripe", charge=charge.id)
             return _answer(pages.message(self._reader, "no_card_here", 409, back=self._url), self._parts)
@@ -167,6 +169,16 @@ class Visit:
     def cancel(self, charge: Charge) -> Answer:
         """Cancel the order."""
         return self._after(self._act(charge, Chosen(act=Act.CANCEL, actor="customer")))
+
+    def _opened(self, charge: Charge) -> Opened:
+        checkout = self._parts.checkout
+        try:
+            return checkout.open(charge, self._url, self._now)
+        except CustomerMissing as missing:
+            found = self._parts.charger.customer_gone(charge.id, charge.customer, missing.error)
+            if not needs_customer(found):
+                raise
+            return checkout.open(found, self._url, self._now)
 
     # --- Inside -------------------------------------------------------------------------------------------------------
 

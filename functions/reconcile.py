@@ -32,6 +32,7 @@ class AuditBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
 
 
 @functions_framework.http
+@answer.contained
 @health.told
 @answer.guarded
 def reconcile(request: flask.Request) -> Answer:

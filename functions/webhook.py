@@ -20,6 +20,7 @@ TOLERANCE: Final = timedelta(minutes=5)  # Stripe's own libraries' default: an o
 
 
 @functions_framework.http
+@answer.contained
 @health.told
 @answer.guarded
 def webhook(request: flask.Request) -> Answer:

@@ -25,6 +25,7 @@ Value = TypeVar("Value", str, int, bool)
 CHARGE_ID_KEY: Final = "pio_charge"  # In a PaymentIntent's metadata: the id of our charge. The policy writes it.
 CALLER_KEY: Final = "pio_key"  # Likewise: the caller's Idempotency-Key.
 DIGEST_KEY: Final = "pio_body"  # Likewise: the digest of what was asked for.
+FAILURE_TEXT_KEPT: Final = 500  # Characters. Stripe's messages are a sentence or two; a charge keeps many of them.
 
 # fmt: off
 
@@ -131,9 +132,11 @@ def _refused(http_status: int, error: Failure | None) -> Seen:
 def failure(error_body: Mapping[str, object]) -> Failure:
     """Read an `error` or `last_payment_error` object. What is not text there is passed over.
 
-    Stripe's message is kept for developers and operators, except where it may name a reason that must stay hidden.
+    Stripe's message is kept for developers and operators, except where it may name a reason that must stay hidden; of
+    any text `FAILURE_TEXT_KEPT` characters.
     """
-    read = Failure(**{field.name: _text(error_body.get(field.name)) for field in dataclasses.fields(Failure)})
+    words = {field.name: _text(error_body.get(field.name)) for field in dataclasses.fields(Failure)}
+    read = Failure(**{name: text and text[:FAILURE_TEXT_KEPT] for name, text in words.items()})
     return dataclasses.replace(read, message=None) if codes.hidden(read) else read
 
 

@@ -41,6 +41,7 @@ LAST_DIGITS_ZERO: Final[Mapping[str, int]] = {
 Account = Annotated[str, Meta(pattern=r"^acct_[A-Za-z0-9]{1,200}\Z")]
 MetadataKey = Annotated[str, Meta(min_length=1, max_length=40, pattern=r"^(?!pio_)[^\[\]]+\Z")]
 MetadataValue = Annotated[str, Meta(max_length=500)]
+Customer = Annotated[str, Meta(pattern=r"^cus_[A-Za-z0-9_]{1,200}\Z")]
 PaymentMethod = Annotated[str, Meta(pattern=r"^(pm|card|src|ba)_[A-Za-z0-9_]{1,200}\Z")]
 
 
@@ -81,7 +82,7 @@ class ChargeBody(_Strict, frozen=True, kw_only=True):
 
     amount: Annotated[int, Meta(ge=1, le=999_999_999_999)]
     currency: Annotated[str, Meta(pattern=r"^[a-z]{3}\Z")]
-    customer: Annotated[str, Meta(pattern=r"^cus_[A-Za-z0-9_]{1,200}\Z")]
+    customer: Customer
     payment_method: PaymentMethod
     account: Account | None = None
     description: Annotated[str, Meta(max_length=1000)] | None = None
@@ -119,6 +120,7 @@ class PaymentMethodBody(_Strict, frozen=True, kw_only=True):
     """The body of `POST /{charge_id}/payment-method`."""
 
     payment_method: PaymentMethod
+    customer: Customer | None = None  # Only where the charge's own is gone at Stripe.
     actor: Annotated[str, Meta(min_length=1, max_length=200)] = "caller"
 
 
@@ -133,7 +135,7 @@ ACT_BODIES: Final[Mapping[Act, type[ActBody] | type[OutOfBandBody] | type[Paymen
 def chosen(act: Act, body: ActBody | OutOfBandBody | PaymentMethodBody) -> Chosen:
     """Return what somebody chose, by the body of the act."""
     if isinstance(body, PaymentMethodBody):
-        return Chosen(act=act, actor=body.actor, payment_method=body.payment_method)
+        return Chosen(act=act, actor=body.actor, payment_method=body.payment_method, customer=body.customer)
     return Chosen(act=act, actor=body.actor, note=body.reference if isinstance(body, OutOfBandBody) else body.reason)
 
 
@@ -256,7 +258,7 @@ def view(charge: Charge, customer_url: str | None = None) -> dict[str, Any]:
         "amount_received": charge.amount_received,
         "amount_refunded": charge.amount_refunded,
         "currency": terms.currency,
-        "customer": terms.customer,
+        "customer": charge.customer,
         "payment_method": charge.payment_method,
         "account": terms.account,
         "payment_intent": charge.payment_intent,
@@ -294,6 +296,7 @@ def view(charge: Charge, customer_url: str | None = None) -> dict[str, Any]:
         "updated_at": charge.updated_at,
         "succeeded_at": charge.succeeded_at,
         **({} if charge.erased_at is None else {"erased_at": charge.erased_at}),
+        **({"discrepancies_left_out": charge.discrepancies_left_out} if charge.discrepancies_left_out else {}),
     }
     shown: dict[str, Any] = msgspec.to_builtins(body)
     return shown

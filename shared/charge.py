@@ -82,6 +82,7 @@ class Topic(StrEnum):
     BLOCKED = "blocked"
     DISCREPANCY = "discrepancy"
     PAYS_ELSEWHERE = "pays_elsewhere"
+    NOT_NOTED = "not_noted"  # They wanted to pay elsewhere, it soon ends unpaid, and nobody has noted that it was paid.
     BUG = "bug"
     OUTCOME = "outcome"
 
@@ -225,6 +226,11 @@ class Terms:
     statement_descriptor_suffix: str | None = None
     receipt_email: str | None = None
 
+    @property
+    def seller(self) -> str | None:
+        """Return the account whose name the customer's statement shows; None: our own."""
+        return self.on_behalf_of or self.account
+
 
 @dataclass(frozen=True, kw_only=True)
 class Charge:
@@ -249,9 +255,12 @@ class Charge:
     swept_until: datetime | None = None  # and until when it waits for what the last of them brings.
     lease_owner: str = ""
     lease_until: datetime | None = None
+    customers: tuple[str, ...] = ()  # Who took the place of `terms.customer`, one after the other.
+    customer_gone: bool = False  # Stripe has said that the one it has now is not there any more.
     payment_intent: str | None = None
     attempts: tuple[Attempt, ...] = ()
     orphans: tuple[str, ...] = ()  # Other PaymentIntents of this charge, to be canceled before it is confirmed.
+    orphans_refused: tuple[str, ...] = ()  # Those of them whose cancel was refused: each is read, it may be paid.
     refunds: tuple[Request, ...] = ()  # Of money that another PaymentIntent than the recorded one took for this charge.
     restored_at: datetime | None = None  # When a restored ledger was reopened, if the lost time may still act on this.
     lost_since: datetime | None = None  # From when on that ledger may have forgotten what was done.
@@ -265,10 +274,21 @@ class Charge:
     amount_refunded: int = 0
     crashes: int = 0  # Deliveries that ended in an exception of ours since the last that did not.
     discrepancies: tuple[Discrepancy, ...] = ()
+    discrepancies_left_out: int = 0  # For which there was no room. The log says which.
     outbox: tuple[Notice, ...] = ()  # What anybody is to be told, and was told of late.
     history: tuple[Entry, ...] = ()
     succeeded_at: datetime | None = None
     erased_at: datetime | None = None  # When what is personal in it was erased.
+
+    @property
+    def customer(self) -> str:
+        """Name the customer that it charges; once a PaymentIntent is recorded, that one's for ever."""
+        return self.customers[-1] if self.customers else self.terms.customer
+
+    @property
+    def every_customer(self) -> frozenset[str]:
+        """Name those for whom a PaymentIntent of this charge may have been made."""
+        return frozenset({self.terms.customer, *self.customers})
 
     @property
     def final(self) -> bool:
@@ -425,7 +445,7 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """Every PaymentIntent of the charge's customer (customer gone: of the account) since the charge was made."""
+    """Every PaymentIntent of the charge's customer (one is gone: of the account) since the charge was made."""
 
     payment_intents: tuple[PaymentIntent, ...]
 
@@ -436,6 +456,14 @@ class LookFailed:
 
     seen: Seen
     error: Failure | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomerGone:
+    """Stripe will do nothing more for this customer, who is not there: seen where something else was asked for them."""
+
+    customer: str
+    error: Failure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -455,6 +483,7 @@ class Chosen:
     act: Act
     actor: str
     payment_method: str | None = None
+    customer: str | None = None  # Whose payment method it is; None: the charge's customer's.
     return_url: str | None = (
         None  # The customer is here, and the bank may ask them; then they come back to this address.
     )
@@ -484,4 +513,6 @@ class Crashed:
     exception: str
 
 
-Observation = Answered | Fetched | Compared | Listed | LookFailed | Happened | Chosen | Reviewed | Woken | Crashed
+Observation = (
+    Answered | Fetched | Compared | Listed | LookFailed | CustomerGone | Happened | Chosen | Reviewed | Woken | Crashed
+)

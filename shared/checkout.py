@@ -16,9 +16,9 @@ from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from shared import log
+from shared import answers, log, policy
 from shared.answers import CHARGE_ID_KEY, CardGiven
-from shared.charge import Act, Charge, Chosen
+from shared.charge import Act, Charge, Chosen, Failure
 from shared.deliver import CHARGE_ID, Charger, Outcome
 from shared.gateway import STRIPE_API_VERSION, Gateway, Heard
 
@@ -36,7 +36,15 @@ class Unreachable(Exception):
 
 
 class Refused(Exception):
-    """Stripe will not do this for this charge; its customer or its account is gone, most likely."""
+    """Stripe will not do this for this charge; its account is gone, most likely."""
+
+
+class CustomerMissing(Refused):
+    """Stripe will not do this for this charge: its customer is gone."""
+
+    def __init__(self, error: Failure) -> None:
+        super().__init__()
+        self.error = error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +61,7 @@ class Given:
     """A card that was given in a session, and the one that it is to replace."""
 
     payment_method: str
+    customer: str
     replaces: str | None
     asked_at: datetime | None = None  # When the session was opened, to the second.
 
@@ -72,11 +81,16 @@ class Checkout:
     def open(self, charge: Charge, page_url: str, now: datetime) -> Opened:
         """Open a session for another card: the same one again, if it is asked for again soon.
 
-        page_url: where the customer comes back to. Raises Unreachable or Refused.
+        Where the charge's customer is gone, Stripe makes another one of whoever gives a card there.
+        page_url: where the customer comes back to. Raises Unreachable, CustomerMissing or Refused.
         """
+        whom: dict[str, Any] = {"customer": charge.customer}
+        if policy.needs_customer(charge):
+            email = charge.terms.receipt_email
+            whom = {"customer_creation": "always", **({"customer_email": email} if email else {})}
         parameters: dict[str, Any] = {
             "mode": "setup",
-            "customer": charge.terms.customer,
+            **whom,
             "currency": charge.terms.currency,
             "metadata": {CHARGE_ID_KEY: charge.id, REPLACES_KEY: charge.payment_method},
             "success_url": f"{page_url}/back?{SESSION_PARAMETER}={{CHECKOUT_SESSION_ID}}",
@@ -91,32 +105,44 @@ class Checkout:
             charge.create.api_version,
             idempotency_key=key,
         )
+        error = _missing_customer(heard)
+        if error is not None and "customer" in whom:
+            raise CustomerMissing(error)
         session = _object(heard, "checkout.session")
         replayed = heard is not None and heard.headers.get("idempotent-replayed") == "true"
-        return Opened(session=session["id"], url=self._checked(session.get("url")), replayed=replayed)
+        return Opened(session=session["id"], url=self._of_checkout(session.get("url")), replayed=replayed)
 
     def given(self, charge: Charge, session_id: str) -> Given | None:
         """Return the card that was given in a session for this charge.
 
-        None: none was, or the session is not for this charge. Raises Unreachable.
+        None: none was, or the session is not for this charge, or not for its customer. While that one is gone, it is
+        for another. Of several who gave a card, each in a session of their own, the first to be heard of is taken.
+        Raises Unreachable.
         """
         retrieve = partial(self._gateway.v1.checkout.sessions.retrieve, session_id, {"expand": ["setup_intent"]})
         heard = self._gateway.ask(retrieve, charge.terms.account, charge.create.api_version)
         with contextlib.suppress(Refused):
             session = _object(heard, "checkout.session")
             metadata, intent = _map(session.get("metadata")), _map(session.get("setup_intent"))
+            customer = session.get("customer")
+            is_right = customer == charge.customer and not charge.customer_gone
+            if policy.needs_customer(charge):
+                is_right = customer not in charge.every_customer
             agrees = (
                 session["id"] == session_id
                 and session.get("mode") == "setup"
                 and metadata.get(CHARGE_ID_KEY) == charge.id
                 and session.get("livemode") is charge.livemode
-                and session.get("customer") == intent.get("customer") == charge.terms.customer
+                and isinstance(customer, str)
+                and is_right
+                and intent.get("customer") in _may_name(session, customer)
             )
             card = intent.get("payment_method")
             if agrees and session.get("status") == "complete" and intent.get("status") == "succeeded" and card:
                 created = session.get("created")
                 asked_at = datetime.fromtimestamp(created, UTC) if isinstance(created, int) else None
-                return Given(payment_method=str(card), replaces=metadata.get(REPLACES_KEY), asked_at=asked_at)
+                replaces = metadata.get(REPLACES_KEY)
+                return Given(payment_method=str(card), customer=str(customer), replaces=replaces, asked_at=asked_at)
         return None
 
     def bank_page(self, charge: Charge) -> str | None:
@@ -134,7 +160,7 @@ class Checkout:
 
     def seller(self, charge: Charge, now: datetime) -> str | None:
         """Return the name of whom the customer owes; None where Stripe does not tell. Never raises."""
-        account = charge.terms.account or charge.terms.on_behalf_of
+        account = charge.terms.seller
         with self._lock:
             name, until = self._names.get(account, (None, now))
         if now < until:
@@ -152,6 +178,15 @@ class Checkout:
         with self._lock:
             self._names[account] = (name, now + (NAME_KEPT if name else NO_NAME_KEPT))
         return name
+
+    def _of_checkout(self, url: object) -> str:
+        """Return the address of a page of Checkout. Raises Refused for what is none.
+
+        It may be on a domain of the seller's, as an account can have it. It comes from nobody but Stripe, by TLS, and
+        is made of nothing that a customer or a caller wrote.
+        """
+        parts = urlsplit(str(url or ""))
+        return str(url) if parts.scheme == "https" and parts.hostname else self._checked(url)
 
     def _checked(self, url: object) -> str:
         """Return the address of a page of Stripe's. Raises Refused for any other: nobody is sent there."""
@@ -177,7 +212,13 @@ def take_card(
     if charge is None or given is None:
         return None
     card = given.payment_method
-    choice = Chosen(act=Act.PAYMENT_METHOD, actor="customer", payment_method=card, return_url=return_url)
+    choice = Chosen(
+        act=Act.PAYMENT_METHOD,
+        actor="customer",
+        payment_method=card,
+        customer=given.customer,
+        return_url=return_url,
+    )
     for _ in range(TRIES):
         tried = charge.payment_method == card or any(attempt.payment_method == card for attempt in charge.attempts)
         wish = charge.pays_elsewhere_since
@@ -219,6 +260,18 @@ def _object(heard: Heard | None, kind: str) -> Mapping[str, Any]:
     if body.get("object") != kind or not isinstance(body.get("id"), str):
         raise Unreachable
     return body
+
+
+def _missing_customer(heard: Heard | None) -> Failure | None:
+    """Return Stripe's error where it refuses because there is no such customer."""
+    body = _map(heard.body) if heard is not None and heard.status in {400, 404} else {}
+    error = answers.failure(_map(body.get("error")))
+    return error if (error.code, error.param) == (policy.NO_CUSTOMER.code, policy.NO_CUSTOMER.param) else None
+
+
+def _may_name(session: Mapping[str, Any], customer: str) -> tuple[str | None, ...]:
+    """Return whom the session's SetupIntent may name: perhaps nobody, where the customer was made on its page."""
+    return (customer, None) if session.get("customer_creation") == "always" else (customer,)
 
 
 def _map(value: object) -> Mapping[str, Any]:

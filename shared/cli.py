@@ -1,8 +1,12 @@
 """The `paidonce` command line, for operators. It reads the same environment as the functions.
 
+What is written here is told to whom the environment names, as a function's work is: so a command that writes is refused
+where NOTIFY_URL is not set, unless it is said that nobody is to be told.
+
 Errors go to standard error with what to do; exit code 1 is an answer ("no such charge"), 2 a wrong use.
 """
 
+import functools
 import getpass
 import json
 from collections.abc import Callable
@@ -45,6 +49,25 @@ class _Time(click.ParamType[datetime]):
 _actor = click.option("--actor", default=getpass.getuser, help="Who you are, for whoever reads it later.")
 
 
+def _writes(command: Callable[..., None]) -> Callable[..., None]:
+    """Refuse a command that writes where whoever should hear of it would not: what is not noted then is never told."""
+
+    @click.option("--tell-nobody", is_flag=True, help="This deployment has no notify function: there is no NOTIFY_URL.")
+    @functools.wraps(command)
+    def checked(*, tell_nobody: bool, **options: Any) -> None:
+        is_told = _parts().settings.notify_url is not None
+        if not is_told and not tell_nobody:
+            raise click.UsageError(
+                "NOTIFY_URL is not set, so nobody would ever be told of this. Give this shell the functions' whole "
+                'environment: eval "$(terraform output -raw environment)". Where nobody is ever told: --tell-nobody.'
+            )
+        if is_told and tell_nobody:
+            raise click.UsageError("NOTIFY_URL is set: --tell-nobody is for deployments without it.")
+        command(**options)
+
+    return checked
+
+
 @click.group()
 def main() -> None:
     """See and settle what Paidonce cannot settle by itself."""
@@ -78,6 +101,7 @@ def ledger_show() -> None:
 @ledger.command("reopen")
 @click.option("--restore-point", type=_Time(), required=True, help="The time of the data that the database now holds.")
 @click.option("--yes", is_flag=True, help="Do not ask whether work has stopped.")
+@_writes
 def ledger_reopen(restore_point: datetime, *, yes: bool) -> None:
     """Reopen the ledger after its database was restored.
 
@@ -132,6 +156,7 @@ def audit() -> None:
 @audit.command("run")
 @click.option("--since", type=_Time(), help="Begin of the period; by default where the last audit ended.")
 @click.option("--until", type=_Time(), help="Its end; by default a quarter of an hour ago.")
+@_writes
 def audit_run(since: datetime | None, until: datetime | None) -> None:
     """Audit a period now, to its end."""
     reconciler = _parts().reconciler
@@ -205,6 +230,7 @@ def find(text: str, account: str | None) -> None:
 
 @main.command()
 @click.argument("charge_id")
+@_writes
 def look(charge_id: str) -> None:
     """Do what is due for a charge, or ask Stripe how it stands."""
     _came_to(_or_fail(lambda: _parts().charger.deliver(charge_id, by_task=False)))
@@ -213,6 +239,7 @@ def look(charge_id: str) -> None:
 @main.command()
 @click.argument("charge_id")
 @_actor
+@_writes
 def retry(charge_id: str, actor: str) -> None:
     """Try a charge again now, or take it up again once what stopped it is mended."""
     _act(charge_id, Act.RETRY, actor=actor)
@@ -221,16 +248,20 @@ def retry(charge_id: str, actor: str) -> None:
 @main.command("payment-method")
 @click.argument("charge_id")
 @click.argument("payment_method")
+@click.option("--customer", help="Whose it is, where the charge's own customer is gone at Stripe.")
 @_actor
-def payment_method(charge_id: str, payment_method: str, actor: str) -> None:
+@_writes
+def payment_method(charge_id: str, payment_method: str, customer: str | None, actor: str) -> None:
     """Charge another payment method of the customer's."""
-    _act(charge_id, Act.PAYMENT_METHOD, actor=actor, payment_method=payment_method)
+    whose = {"customer": customer} if customer else {}
+    _act(charge_id, Act.PAYMENT_METHOD, actor=actor, payment_method=payment_method, **whose)
 
 
 @main.command("out-of-band")
 @click.argument("charge_id")
 @click.option("--reference", required=True, help="Of the payment that was made in another way.")
 @_actor
+@_writes
 def out_of_band(charge_id: str, reference: str, actor: str) -> None:
     """Close a charge that was paid in another way."""
     _act(charge_id, Act.OUT_OF_BAND, actor=actor, reference=reference)
@@ -240,6 +271,7 @@ def out_of_band(charge_id: str, reference: str, actor: str) -> None:
 @click.argument("charge_id")
 @click.option("--reason", required=True, help="For whoever reads it later.")
 @_actor
+@_writes
 def cancel(charge_id: str, reason: str, actor: str) -> None:
     """Cancel a charge that is not wanted any more."""
     _act(charge_id, Act.CANCEL, actor=actor, reason=reason)
@@ -249,6 +281,7 @@ def cancel(charge_id: str, reason: str, actor: str) -> None:
 @click.argument("name")
 @click.option("--note", required=True, help="What became of it, for whoever reads it later.")
 @_actor
+@_writes
 def settle(name: str, note: str, actor: str) -> None:
     """Say what became of what nobody explained: of a charge, or of a finding that `list` names. No money moves."""
     parts = _parts()
@@ -264,6 +297,7 @@ def settle(name: str, note: str, actor: str) -> None:
 @main.command()
 @click.argument("charge_id")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@_writes
 def erase(charge_id: str, *, yes: bool) -> None:
     """Erase what is personal in a charge that is over, because a person asks for it.
 
@@ -277,9 +311,7 @@ def erase(charge_id: str, *, yes: bool) -> None:
     found = _or_fail(lambda: parts.reconciler.retention.erase(charge_id))
     if found is None:
         _fail("There is no such charge.")
-    click.echo(
-        f"erased: {found.erased_at:%Y-%m-%d %H:%M} UTC. Stripe has its own record of customer {found.terms.customer}."
-    )
+    click.echo(f"erased: {found.erased_at:%Y-%m-%d %H:%M} UTC. Stripe has its own record of customer {found.customer}.")
 
 
 @main.group("dead-letters")
@@ -311,6 +343,7 @@ def dead_letters_show(name: str) -> None:
 @click.argument("name")
 @click.option("--note", required=True, help="What became of it, for whoever reads it later.")
 @_actor
+@_writes
 def dead_letters_settle(name: str, note: str, actor: str) -> None:
     """Mark a letter as settled, and erase what its caller sent."""
     if _or_fail(lambda: _parts().letters.settle(name, note, actor)) is None:

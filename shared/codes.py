@@ -44,20 +44,23 @@ class Sentence(StrEnum):
     FUNDS = _("There was not enough money on the account.")
     LIMIT = _("The card has reached a limit on amounts or on the number of payments.")
     AMOUNT = _("The bank does not allow a payment of this amount.")
-    TOO_OFTEN = _("The card was declined too often. Please wait a day, or use another one.")
+    TOO_OFTEN = _("The card was declined too often. Please use another one.")
     EXPIRED = _("The card has expired.")
     NUMBER = _("The card's number is not right.")
     EXPIRY = _("The card's expiry date is not right.")
     SECURITY_CODE = _("The card's security code is not right.")
     ADDRESS = _("The address or the postal code is not the one that the bank knows.")
+    NO_ADDRESS = _("The address that belongs to the card or account is missing.")
     PIN = _("The card's PIN was missing, wrong, or wrong too often.")
     DETAILS = _("Something in the payment details is not right. Please check them.")
     TEST_CARD = _("This card is only for tests. Please use a real one.")
     NOT_SUPPORTED = _("The card does not allow this kind of payment.")
     CURRENCY = _("The card cannot pay in this currency.")
     ACCOUNT = _("The account that was to pay cannot be used.")
-    WITHDRAWN = _("The permission to take payments from this card or account was withdrawn.")
+    WITHDRAWN = _("The permission to take payments from this card or account is withdrawn, or no longer valid.")
     CONFIRM = _("Your bank wants to be sure that it is you. Please confirm the payment.")
+    NOT_CONFIRMED = _("Your bank could not make sure that it was you. Please try again, or use another card.")
+    IN_VAIN = _("Your bank asked whether it is you, and declined all the same. Ask it why, or use another card.")
     HICCUP = _("Something went wrong while the payment was being processed. That mostly passes by itself.")
     UNFINISHED = _("The payment was not completed.")
     DUPLICATE = _("Your bank has just seen a payment like this one. First make sure that you have not paid already.")
@@ -94,6 +97,7 @@ WRONG_NUMBER: Final =   Row(Seen.DECLINED,                Advice.NEW_CARD,      
 WRONG_EXPIRY: Final =   Row(Seen.DECLINED,                Advice.NEW_CARD,        Sentence.EXPIRY)
 WRONG_CVC: Final =      Row(Seen.DECLINED,                Advice.NEW_CARD,        Sentence.SECURITY_CODE)
 WRONG_ADDRESS: Final =  Row(Seen.DECLINED,                Advice.NEW_CARD,        Sentence.ADDRESS)
+NO_ADDRESS: Final =     Row(Seen.DECLINED,                Advice.NEW_CARD,        Sentence.NO_ADDRESS)
 WRONG_PIN: Final =      Row(Seen.DECLINED,                Advice.NEW_CARD,        Sentence.PIN)
 WRONG_DETAILS: Final =  Row(Seen.DECLINED,                Advice.NEW_CARD,        Sentence.DETAILS)
 TEST_CARD: Final =      Row(Seen.DECLINED,                Advice.NEW_CARD,        Sentence.TEST_CARD)
@@ -104,7 +108,10 @@ NO_ACCOUNT: Final =     Row(Seen.DECLINED,                Advice.NEW_CARD,      
 BAD_ACCOUNT: Final =    Row(Seen.DECLINED,                Advice.CONTACT_ISSUER,  Sentence.ACCOUNT, never=True)
 NO_MANDATE: Final =     Row(Seen.DECLINED,                Advice.NEW_CARD,        Sentence.WITHDRAWN)
 REVOKED: Final =        Row(Seen.DECLINED,                Advice.CONTACT_ISSUER,  Sentence.WITHDRAWN, never=True)
+NOT_AUTHENTICABLE: Final = Row(Seen.DECLINED,             Advice.NEW_CARD,        Sentence.NOT_SUPPORTED)
 AUTHENTICATE: Final =   Row(Seen.AUTHENTICATION_REQUIRED, Advice.AUTHENTICATE,    Sentence.CONFIRM)
+NOT_CONFIRMED: Final =  Row(Seen.AUTHENTICATION_REQUIRED, Advice.AUTHENTICATE,    Sentence.NOT_CONFIRMED)
+ASKED_IN_VAIN: Final =  Row(Seen.DECLINED,                Advice.CONTACT_ISSUER,  Sentence.IN_VAIN)  # `policy.reason`.
 # Attempts that came to nothing.
 HICCUP: Final =         Row(Seen.TRANSIENT_DECLINE,       Advice.RETRY_LATER,     Sentence.HICCUP)  # S6: first at once.
 TIMED_OUT: Final =      Row(Seen.DECLINED,                Advice.RETRY_LATER,     Sentence.UNFINISHED)
@@ -221,18 +228,19 @@ ERRORS: Final[Mapping[str, Row]] = {
     "invalid_expiry_month":                                       WRONG_EXPIRY,
     "invalid_expiry_year":                                        WRONG_EXPIRY,
     "invalid_number":                                             WRONG_NUMBER,
-    "payment_method_billing_details_address_missing":             WRONG_ADDRESS,
+    "payment_method_billing_details_address_missing":             NO_ADDRESS,
     # The customer's presence, or their permission, given on session.
-    "authentication_failure":                                     AUTHENTICATE,
+    "authentication_failure":                                     NOT_CONFIRMED,
     "authentication_required":                                    AUTHENTICATE,
-    "india_recurring_payment_mandate_canceled":                   AUTHENTICATE,
     "payment_intent_action_required":                             AUTHENTICATE,
-    "payment_intent_authentication_failure":                      AUTHENTICATE,
-    "payment_intent_mandate_invalid":                             AUTHENTICATE,
-    "setup_intent_authentication_failure":                        AUTHENTICATE,
-    "setup_intent_mandate_invalid":                               AUTHENTICATE,
+    "payment_intent_authentication_failure":                      NOT_CONFIRMED,
+    "setup_intent_authentication_failure":                        NOT_CONFIRMED,
     "setup_intent_setup_attempt_expired":                         AUTHENTICATE,
-    "three_d_secure_authentication_not_supported":                AUTHENTICATE,
+    # To confirm brings nothing: a mandate comes with a card that is given anew, and this check the card does not know.
+    "india_recurring_payment_mandate_canceled":                   NO_MANDATE,
+    "payment_intent_mandate_invalid":                             NO_MANDATE,
+    "setup_intent_mandate_invalid":                               NO_MANDATE,
+    "three_d_secure_authentication_not_supported":                NOT_AUTHENTICABLE,
     # The payment method was not judged at all: tried a few times at once (S6), then by schedule.
     "acss_debit_session_incomplete":                              HICCUP,
     "payment_method_microdeposit_processing_error":               HICCUP,
@@ -249,7 +257,6 @@ ERRORS: Final[Mapping[str, Row]] = {
     "setup_attempt_failed":                                       NOT_COMPLETED,
     # Bank debits.
     "insufficient_funds":                                         NO_FUNDS,
-    "charge_exceeds_source_limit":                                AT_A_LIMIT,           # A limit over some days.
     "account_closed":                                             NO_ACCOUNT,
     "bank_account_bad_routing_numbers":                           NO_ACCOUNT,
     "bank_account_declined":                                      NO_ACCOUNT,
@@ -286,7 +293,6 @@ ERRORS: Final[Mapping[str, Row]] = {
     "intent_invalid_state":                                       WRONG_STATE,
     "payment_intent_unexpected_state":                            WRONG_STATE,
     # A person looks: what was asked may have been done before. None of these moves the money of a charge.
-    "approval_required":                                          LOOK,
     "bank_account_exists":                                        LOOK,
     "capture_charge_authorization_expired":                       LOOK,
     "capture_unauthorized_payment":                               LOOK,
@@ -302,8 +308,9 @@ ERRORS: Final[Mapping[str, Row]] = {
     "setup_intent_unexpected_state":                              LOOK,
     "status_transition_invalid":                                  LOOK,
     "token_already_used":                                         LOOK,
-    # The deployment's key, mode or transport: nothing ran, and the same request is good once that is mended (S3).
+    # The deployment's key, mode, transport or leave: nothing ran, and the same request is good once it is mended (S3).
     "api_key_expired":                                            NO_ENTRY,
+    "approval_required":                                          NO_ENTRY,             # For this very request.
     "livemode_mismatch":                                          NO_ENTRY,
     "platform_api_key_expired":                                   NO_ENTRY,
     "secret_key_required":                                        NO_ENTRY,
@@ -344,7 +351,8 @@ ERRORS: Final[Mapping[str, Row]] = {
     "balance_insufficient":                                       OUR_REQUEST,          # For a refund.
     "bank_account_unverified":                                    OUR_REQUEST,
     "capability_not_active":                                      OUR_REQUEST,
-    "charge_exceeds_transaction_limit":                           OUR_REQUEST,
+    "charge_exceeds_source_limit":                                OUR_REQUEST,          # Our limit over some days,
+    "charge_exceeds_transaction_limit":                           OUR_REQUEST,          # or on one: Stripe raises it.
     "not_allowed_on_standard_account":                            OUR_REQUEST,
     "payment_method_configuration_failures":                      OUR_REQUEST,
     "payment_method_unactivated":                                 OUR_REQUEST,

@@ -31,6 +31,8 @@ from shared.charge import (
     Chosen,
     Compared,
     Crashed,
+    CustomerGone,
+    Failure,
     Fetched,
     Happened,
     Listed,
@@ -49,7 +51,7 @@ from shared.charge import (
     is_charge_of,
 )
 from shared.clock import Clock
-from shared.gate import Gate
+from shared.gate import Gate, LedgerClosed
 from shared.gateway import STRIPE_API_VERSION
 from shared.ledger import Conflict, Held, Ledger, LedgerUnavailable
 from shared.policy import Decision, Limits, Then
@@ -69,6 +71,7 @@ UNHEARD_PROBES: Final = 2  # One may wait for what Stripe itself waits for.
 BURNT_FAR: Final = timedelta(seconds=30)  # Whose key is burnt waits for a moment that is known: a task hits that.
 PROBE_TASK: Final = timedelta(seconds=15)  # After a probe, that which goes on where it died.
 UNHEARD_APART: Final = timedelta(milliseconds=100)  # Ten a second: Stripe has only just come back.
+UNHEARD_KEPT: Final = 1000  # Callers that a process remembers. More have an outage long enough for them to ask.
 TRIES: Final = 5  # Of an act on a charge that others write at the same moment.
 SWEEP_BATCH: Final = 100  # Charges a shard and run: a run stays far below the function's timeout.
 
@@ -85,7 +88,7 @@ class Gateway(Protocol):
         """Read a PaymentIntent."""
 
     def list(
-        self, customer: str, account: str | None, since: datetime, until: datetime, api_version: str
+        self, customer: str | None, account: str | None, since: datetime, until: datetime, api_version: str
     ) -> Listed | LookFailed:
         """List PaymentIntents."""
 
@@ -185,6 +188,7 @@ class Charger:
         self._ending = ending
         self._new_owner = new_owner
         self._silence = 0  # Calls in a row that Stripe did not answer, in this process.
+        self._unheard: list[str] = []  # Charges whose callers wait to hear, and the queue took no task for it.
 
     # --- What callers ask for -----------------------------------------------------------------------------------------
 
@@ -198,6 +202,8 @@ class Charger:
         Raises LedgerClosed, as everything here that may lead to a send.
         """
         charge = dataclasses.replace(self._gate.new(charge), epoch=1)
+        if self._unheard:
+            self._beside(self._tell_unheard)
         lease = self._new_lease(task)
         began = self._clock.now()
         known_new = charge.restored_at is None
@@ -225,8 +231,30 @@ class Charger:
         outcome = self._guarded(run, work)
         if Audience.CALLER in self._limits.reaches - limits.reaches and (outcome.crashed or not outcome.durable):
             # What was learned may be recorded all the same, and is not what the answer says.
-            self._beside(lambda: self._make_task(held.charge, lease.until, unheard=True))
+            self._beside(lambda: self._let_hear(held.charge, lease.until))
         return outcome
+
+    def _let_hear(self, charge: Charge, at: datetime) -> None:
+        """Have the caller told how the charge stands by then. While the queue takes no task, this process remembers it.
+
+        A record that stands says nothing of the answer that was given, so there is nobody else who could know.
+        """
+        if not self._make_task(charge, at, unheard=True):
+            log.error("a caller may have to ask how a charge stands", charge=charge.id)
+            if len(self._unheard) < UNHEARD_KEPT:
+                self._unheard.append(charge.id)
+
+    def _tell_unheard(self) -> None:
+        """Record that callers are to be told, of whom only this process knows; from then on the sweep sees to it."""
+        names, self._unheard = self._unheard, []
+        for name in names:
+            try:
+                outcome = self.deliver(name, by_task=True, unheard=True)
+                later = outcome is not None and (outcome.busy or not outcome.durable)
+            except (LedgerUnavailable, LedgerClosed):
+                later = True
+            if later:
+                self._unheard.append(name)
 
     def deliver(
         self,
@@ -485,11 +513,15 @@ class Charger:
             reaches=self._limits.reaches,
         )
         held = self._insert(self._settled(found, None, self._new_lease()))
-        if held is not None:
-            log.error(
-                "a discrepancy was recorded", charge=found.id, kind="paid_without_charge", payment_intent=payment_intent
-            )
-        return found if held is None else held.charge
+        if held is None:  # Somebody has recorded it meanwhile, and knows nothing of this payment.
+            try:
+                return self.examine(found.id, payment_intent)
+            except AccountGone as gone:
+                raise LookUnavailable(payment_intent) from gone
+        log.error(
+            "a discrepancy was recorded", charge=found.id, kind="paid_without_charge", payment_intent=payment_intent
+        )
+        return held.charge
 
     def examine(self, charge_id: str, payment_intent: str, *, with_charges: bool = True) -> Charge:
         """Read a PaymentIntent that an audit wonders about, and record what that shows about this charge.
@@ -516,6 +548,17 @@ class Charger:
             self._save(run, lambda charge: self._with_epoch(self._settled(charge, None, run.lease), more=more))
             if more:
                 self._make_task(run.charge, None)
+        return run.charge
+
+    def customer_gone(self, charge_id: str, customer: str, error: Failure) -> Charge:
+        """Record that Stripe does nothing more for the charge's customer. Raises LedgerUnavailable."""
+        self._gate.check()
+        held = self._ledger.get(charge_id)
+        assert held is not None, "charges are never deleted"
+        run = Run(held=held, charge=held.charge, lease=self._new_lease(), limits=self._limits)
+        self._learn(run, CustomerGone(customer=customer, error=error))
+        if run.charge != held.charge:
+            self._save(run, lambda charge: self._settled(charge, None, run.lease))
         return run.charge
 
     # --- One delivery -------------------------------------------------------------------------------------------------
@@ -643,10 +686,18 @@ class Charger:
         account, api_version = charge.terms.account, charge.create.api_version
         if isinstance(step, policy.Fetch):
             return self._gateway.fetch(step.payment_intent, account, api_version, with_charges=step.with_charges)
-        return self._gateway.list(charge.terms.customer, account, step.since, self._clock.now(), api_version)
+        customer = None if step.of_everybody else charge.customer
+        return self._gateway.list(customer, account, step.since, self._clock.now(), api_version)
 
     def _learn(self, run: Run, observation: Observation) -> Decision:
         decision = policy.decide(run.charge, observation, self._clock.now(), run.limits)
+        if decision.charge.discrepancies_left_out > run.charge.discrepancies_left_out:
+            log.error(
+                "a discrepancy found no room",
+                charge=run.charge.id,
+                payment_intent=getattr(getattr(observation, "payment_intent", None), "id", None),
+                left_out=decision.charge.discrepancies_left_out,
+            )
         run.charge = decision.charge
         run.learned.append(observation)
         if isinstance(observation, Answered | Fetched | Listed | LookFailed):

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import jinja2
 from babel.dates import format_timedelta
 
-from shared import answers, codes, letters, policy, words
+from shared import letters, policy, words
 from shared.charge import Act, Charge, Party, Status
 from shared.dead_letters import DeadLetter
 from shared.desk import LATE_AFTER, Overview
@@ -89,9 +89,10 @@ def of_charge(  # noqa: PLR0913 - what a page is made of, each by its name.
     wrong: str | None = None,
 ) -> Page:
     """Return a page about a charge. notice: a key of `NOTICES`. wrong: what is wrong with what was filled in."""
-    failure = charge.last_error
+    failure, reason = charge.last_error, policy.reason(charge)
     told = charge.status is not Status.SUCCEEDED and failure is not None
-    blocked = charge.status is Status.BLOCKED and charge.blocked_on is Party.OPERATOR
+    owners = charge.blocked_on is Party.ACCOUNT_OWNER and policy.new_card_helps(charge)  # And the customer's.
+    blocked = charge.status is Status.BLOCKED and not owners
     return _page(
         frame,
         "charge.html",
@@ -102,8 +103,8 @@ def of_charge(  # noqa: PLR0913 - what a page is made of, each by its name.
         party=policy.waiting_on(charge),
         unsettled=policy.unsettled(charge),
         failure=failure if told else None,
-        reason=codes.sentence(answers.told(failure)) if told and failure is not None else None,
-        mend=letters.mend(failure) if blocked and failure is not None else None,
+        reason=reason.sentence if told and reason is not None else None,
+        mend=letters.mend(charge) if blocked else None,
         customer_url=customer_url,
         links=_links(frame.settings, charge),
         mark=mark,

@@ -221,16 +221,22 @@ class Gateway:
         )
 
     def list(
-        self, customer: str, account: str | None, since: datetime, until: datetime, api_version: str
+        self, customer: str | None, account: str | None, since: datetime, until: datetime, api_version: str
     ) -> Listed | LookFailed:
         """List the customer's PaymentIntents made from `since` to `until`, whole seconds; all, or it has failed.
 
-        A customer that is gone has no list any more: the account's is read instead.
+        customer: None for everybody's. One that is gone has no list any more: the account's is read instead.
         """
         created = {"gte": math.floor(since.timestamp()), "lte": math.ceil(until.timestamp())}
         options = _options(account, api_version)
-        found = self._pages(self._payment_intents.list, {"customer": customer, "created": created}, options)
-        if isinstance(found, LookFailed) and found.error is not None and found.error.code == "resource_missing":
+        of_whom = {} if customer is None else {"customer": customer}
+        found = self._pages(self._payment_intents.list, {**of_whom, "created": created}, options)
+        if (
+            of_whom
+            and isinstance(found, LookFailed)
+            and found.error is not None
+            and found.error.code == "resource_missing"
+        ):
             found = self._pages(self._payment_intents.list, {"created": created}, options)
         if isinstance(found, LookFailed):
             return found
@@ -288,7 +294,8 @@ class Gateway:
         options = _options(None, STRIPE_API_VERSION)
         if account is None:
             return _contact(self._call(partial(self.v1.accounts.retrieve_current, options=options)))
-        return _contact(self._call(partial(self.v1.accounts.retrieve, account, options=options)))
+        heard = self._call(partial(self.v1.accounts.retrieve, account, options=options))
+        return Contact() if heard is not None and heard.status == 403 else _contact(heard)  # Not ours to read, or gone.
 
     def ask(
         self,

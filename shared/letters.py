@@ -7,7 +7,7 @@ the two never say different things. A customer is told why in the words of `code
 import functools
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +15,7 @@ import jinja2
 
 from shared import codes, policy
 from shared.answers import told
-from shared.charge import Act, Audience, CancelReason, Charge, Discrepancy, Failure, Status, Topic
+from shared.charge import Act, Audience, CancelReason, Charge, Discrepancy, Failure, Seen, Status, Topic
 from shared.words import day, money, translations
 
 TEMPLATES: Final = Path(__file__).parent / "templates" / "mail"
@@ -137,25 +137,41 @@ def _retrying(matter: Matter) -> Letter:
 
 def _action_required(matter: Matter) -> Letter:
     _ = matter.gettext
+    doubtful = _is_doubtful(matter)
+    promise = _("No money is taken until you have confirmed it.")
+    ends = _("If nobody confirms it, this ends unpaid on %(day)s.") % {
+        "day": day(matter.charge.expires_at, matter.reader.locale)
+    }
     return _to_customer(
         matter,
         subject=_("Please confirm your payment of %(amount)s"),
         paragraphs=(
             _("Your bank wants to know that it is really you before it lets this payment through."),
-            _("No money is taken until you have confirmed it."),
+            _("An earlier try has had no clear answer yet, but you will not be charged twice.")
+            if doubtful
+            else promise,
         ),
-        closing=_("If nobody confirms it, this ends unpaid on %(day)s.")
-        % {"day": day(matter.charge.expires_at, matter.reader.locale)},
+        closing="" if doubtful else ends,
         button=_("Confirm the payment"),
     )
 
 
 def _paid(matter: Matter) -> Letter:
-    _ = matter.gettext
+    _, charge = matter.gettext, matter.charge
+    thanks = _("Thank you. Nothing is left for you to do.")
+    canceled = _(
+        "It was to be canceled, but it had been paid already. If you do not want it any more, ask for the money back."
+    )
+    in_cash = _(
+        "You were to pay in another way, but your card had been charged already. If you have paid twice, ask for one "
+        "of the two back."
+    )
+    overtaken = {"cancel": canceled, "expire": canceled, "out_of_band": in_cash}
+    closing = charge.closing.kind if charge.closing and charge.status is Status.SUCCEEDED else ""
     return _to_customer(
         matter,
         subject=_("Your payment of %(amount)s is complete"),
-        paragraphs=(_("Thank you. Nothing is left for you to do."),),
+        paragraphs=(overtaken.get(closing, thanks),),
         closing="",
         button=None,
     )
@@ -166,12 +182,13 @@ def _canceled(matter: Matter) -> Letter:
     reasons = {
         CancelReason.EXPIRED: _("It was not paid in time."),
         CancelReason.REQUESTED: _("It was canceled on request."),
+        CancelReason.BY_STRIPE: _("It was ended by the bank, or by Stripe, which carries out the payment."),
     }
     return _to_customer(
         matter,
         subject=_("Your payment of %(amount)s was canceled"),
         paragraphs=(
-            reasons.get(matter.charge.cancel_reason or CancelReason.BY_STRIPE, ""),
+            reasons[matter.charge.cancel_reason or CancelReason.BY_STRIPE],
             _("No money was taken, and none will be."),
         ),
         closing="",
@@ -180,12 +197,16 @@ def _canceled(matter: Matter) -> Letter:
 
 
 def _asks_for_card(matter: Matter) -> Letter:
-    _ = matter.gettext
+    _, no_card = matter.gettext, policy.beyond_cards(matter.charge)
     return _to_customer(
         matter,
-        subject=_("We need a card for your payment of %(amount)s"),
+        subject=_("Your payment of %(amount)s cannot be made by card any more")
+        if no_card
+        else _("We need a card for your payment of %(amount)s"),
         paragraphs=(
-            _("The card that was on file for you is not there any more, so it cannot be charged."),
+            _("The seller's record of you at Stripe was deleted, and this payment hangs on it.")
+            if no_card
+            else _("The card that was on file for you is not there any more, so it cannot be charged."),
             _nothing_taken(matter),
         ),
         closing=_("If nobody chooses, this ends unpaid on %(day)s.")
@@ -221,22 +242,31 @@ def _to_customer(
 
 
 def _why(matter: Matter) -> str:
-    failure = matter.charge.last_error
-    return "" if failure is None else matter.gettext(codes.sentence(told(failure)))
+    reason = policy.reason(matter.charge)
+    return "" if reason is None else matter.gettext(reason.sentence)
 
 
 def _nothing_taken(matter: Matter) -> str:
     """Say so, unless something that was sent earlier may yet take it."""
-    return "" if policy.money_may_move(matter.charge) else matter.gettext("No money was taken.")
+    is_certain = not policy.money_may_move(matter.charge) and not _is_doubtful(matter)
+    return matter.gettext("No money was taken.") if is_certain else ""
+
+
+def _is_doubtful(matter: Matter) -> bool:
+    """Whether an earlier try may yet take it, as of the charge's last change: at worst that is said for too long."""
+    return policy.doubtful_until(matter.charge, matter.charge.updated_at) is not None
 
 
 def _ways(matter: Matter) -> list[str]:
     """Name the ways out that are open (S5); the same card is none where it waits, or would be refused again."""
     _, charge = matter.gettext, matter.charge
     open_now = policy.options(charge)
-    refused_again = charge.last_error is not None and codes.advice(told(charge.last_error)) is codes.Advice.NEW_CARD
+    reason = policy.reason(charge)
+    refused_again = reason is not None and reason.advice is codes.Advice.NEW_CARD
     if refused_again or charge.status is Status.ACTION_REQUIRED:
         open_now -= {Act.RETRY}
+    if _is_doubtful(matter):
+        open_now -= {Act.OUT_OF_BAND}
     ways = {
         Act.RETRY: _("Try the same card again, now or later."),
         Act.PAYMENT_METHOD: _("Use another card."),
@@ -252,21 +282,25 @@ def _ways(matter: Matter) -> list[str]:
 def _missing(matter: Matter) -> Letter:
     """S7: say what is missing, how that may have come about, and what not to do again."""
     _, charge = matter.gettext, matter.charge
+    if not policy.new_card_helps(charge):
+        return _account_gone(matter)
     param = (charge.last_error.param if charge.last_error else None) or ""
-    customer_gone = param == "customer"
+    customer_gone = charge.customer_gone or param == "customer"
     what = (
-        _("The customer %(customer)s is not there any more.") % {"customer": charge.terms.customer}
+        _("The customer %(customer)s is not there any more.") % {"customer": charge.customer}
         if customer_gone
         else _("The card %(card)s is not there any more, or does not belong to the customer %(customer)s.")
-        % {"card": charge.payment_method, "customer": charge.terms.customer}
+        % {"card": charge.payment_method, "customer": charge.customer}
     )
+    page = matter.url if customer_gone and not charge.terms.receipt_email else None
     return Letter(
         subject=_("A payment of %(amount)s waits: something is missing in your Stripe account")
         % {"amount": _amount(matter)},
         paragraphs=tuple(
             filter(None, (what, _("The payment cannot be made as it was asked for."), _nothing_taken(matter)))
         ),
-        facts=_facts(matter),
+        # Their key to it: the owner of the account may have it, who could do at Stripe whatever it offers.
+        facts=(*_facts(matter), *([(_("The customer's page"), page)] if page else [])),
         sections=(
             Section(
                 title=_("How this may have come about"),
@@ -279,9 +313,7 @@ def _missing(matter: Matter) -> Letter:
             Section(
                 title=_("What to do now"),
                 points=(
-                    _("Ask the customer for a card again: a deleted customer and its cards do not come back.")
-                    if customer_gone
-                    else _("Ask the customer for another card, unless they have just been asked by mail."),
+                    *_asked(matter, customer_gone=customer_gone),
                     _("Tell whoever runs the platform if you do not know why it is missing."),
                 ),
             ),
@@ -295,6 +327,82 @@ def _missing(matter: Matter) -> Letter:
         ),
         footer=_to_owner(matter),
     )
+
+
+def _account_gone(matter: Matter) -> Letter:
+    """Name the account that is gone: it is connected again, or the request was wrong. No card helps."""
+    _, charge = matter.gettext, matter.charge
+    field, account = _absent_account(charge)
+    is_operator = matter.reader.audience is Audience.OPERATOR
+    return Letter(
+        subject=_("A payment of %(amount)s waits: a Stripe account is out of reach") % {"amount": _amount(matter)},
+        paragraphs=tuple(
+            filter(
+                None,
+                (
+                    _("The account %(account)s, which the request names as %(field)s, is not there or shuts us out.")
+                    % {"account": account, "field": field}
+                    if account
+                    else _("An account that the request needs is not there or shuts us out."),
+                    _("Another card changes nothing about that, so the customer is not asked for one."),
+                    _nothing_taken(matter),
+                ),
+            )
+        ),
+        facts=(*_facts(matter), *_seen(matter)),
+        sections=(
+            Section(
+                title=_("How this may have come about"),
+                points=(
+                    _("Its owner disconnected it from the platform, or Stripe closed it."),
+                    _("It never was connected, or only in the other mode: test or live."),
+                    _("The request names another account than was meant."),
+                ),
+            ),
+            Section(
+                title=_("What to do now"),
+                points=(
+                    _("If it is the right account: have its owner connect it again, then use the first command."),
+                    _("If it is not: give this charge up with the second command, and ask for it with another key."),
+                )
+                if is_operator
+                else (_("Connect it to the platform again, and tell whoever runs the platform."),),
+            ),
+        ),
+        commands=(_take_up_again(matter), _give_up(matter)) if is_operator else (),
+        footer=_to_owner(matter),
+    )
+
+
+def _absent_account(charge: Charge) -> tuple[str, str]:
+    """Return the field that names an account which is gone, as callers know it, and the account."""
+    terms, param = charge.terms, (charge.last_error.param if charge.last_error else None) or ""
+    destination = (terms.transfer_data or {}).get("destination")
+    named = {
+        "account": terms.account,
+        "on_behalf_of": terms.on_behalf_of,
+        "transfer_data[destination]": destination and str(destination),
+    }
+    return param if param in named else "account", named.get(param, terms.account) or ""
+
+
+def _asked(matter: Matter, *, customer_gone: bool) -> tuple[str, ...]:
+    """Say how the customer comes to know, and what they can still do: of a deleted one Stripe says no address."""
+    _, charge = matter.gettext, matter.charge
+    if not customer_gone:
+        return (_("Ask the customer for another card, unless they have just been asked by mail."),)
+    done = (
+        _("No card can be charged for this payment any more. Agree with the customer how else they pay.")
+        if policy.beyond_cards(charge)
+        else _("Ask the customer for a card again: a deleted customer and its cards do not come back.")
+    )
+    if charge.terms.receipt_email:
+        return (done, _("They are written to at the address that their receipt was to go to."))
+    unwritten = _("We cannot write to the customer: Stripe keeps no address of one who was deleted.")
+    pass_on = _(
+        "Send them the address of their page, and send it to nobody else: whoever opens it can choose for them."
+    )
+    return (done, unwritten, *([pass_on] if matter.url else [_("Tell them yourself.")]))
 
 
 def _pays_elsewhere(matter: Matter) -> Letter:
@@ -324,6 +432,33 @@ def _pays_elsewhere(matter: Matter) -> Letter:
     )
 
 
+def _not_noted(matter: Matter) -> Letter:
+    """S5: cash that was paid and not noted would end as unpaid."""
+    _, charge = matter.gettext, matter.charge
+    is_operator = matter.reader.audience is Audience.OPERATOR
+    return Letter(
+        subject=_("Has %(amount)s been paid in another way? Nobody has noted it") % {"amount": _amount(matter)},
+        paragraphs=(
+            _("The customer wanted to pay in cash or another way, and nobody has noted that they did."),
+            _("If nobody does, it ends unpaid on %(day)s.") % {"day": day(charge.expires_at, matter.reader.locale)},
+        ),
+        facts=_facts(matter),
+        sections=(
+            Section(
+                title=_("What to do now"),
+                points=(
+                    _("If the money is there, note it with this command.")
+                    if is_operator
+                    else _("If you have the money, tell whoever runs the platform, who notes it."),
+                    _("If it is not, remind the customer, who may still choose to pay by card."),
+                ),
+            ),
+        ),
+        commands=(_note_cash(matter),) if is_operator else (),
+        footer=_to_owner(matter),
+    )
+
+
 # --- To the operator --------------------------------------------------------------------------------------------------
 
 _ = str  # Marks a sentence for translation (`words`).
@@ -332,6 +467,9 @@ MEANINGS: Final[Mapping[str, str]] = {  # Of a Discrepancy, and what to do about
     "paid_twice": _("The customer has paid twice: see to it that one of the two is refunded."),
     "paid_elsewhere": _(
         "It was paid by another PaymentIntent than ours, which closed the charge. Find out who made it."
+    ),
+    "paid_after_cancel_asked": _(
+        "It had been paid before it could be canceled: deliver what was paid for, or refund it."
     ),
     "paid_after_canceled": _("It was paid although it was canceled: refund it, or deliver what was paid for."),
     "paid_after_paid_out_of_band": _(
@@ -353,30 +491,161 @@ def meaning(kind: str) -> str:
     return MEANINGS.get(kind, _("This is explained nowhere. Compare the charge with Stripe."))
 
 
-def mend(failure: Failure) -> str:
-    """Say what to mend where Stripe refused with this, in English."""
+@dataclass(frozen=True)
+class Block:
+    """What blocks a charge, and how it goes on, in English. commands: see `_command`. then: once it is mended."""
+
+    what: str
+    mend: str
+    commands: tuple[str, ...] = ("retry",)
+    then: str = _("Then take the charge up again with this command. What was sent keeps its key while the key lives.")
+
+
+REFUSED: Final = _("Stripe did not do what it was asked, and asking again changes nothing until somebody mends it.")
+HELD: Final = Block(
+    _("The money is held on the customer's card, and not taken. We never ask for that: somebody else did, at Stripe."),
+    _("Capture it at Stripe if it is to be taken; if not, cancel the charge, which gives it back."),
+    ("capture", "cancel"),
+    "",
+)
+SPENT: Final = Block(
+    _("It was tried as often as a charge may be, and is not tried again: card networks fine whoever goes on."),
+    _(
+        "Agree with the customer on another way to pay, and note it; or cancel the charge. A card can only pay for it "
+        "by a new charge, with another key."
+    ),
+    ("out-of-band", "cancel"),
+    "",
+)
+DRIFTED: Final = Block(
+    _("Stripe says that we sent something else under this key before: a bug of ours."),
+    _(
+        "Look at Stripe what the first request did, before anything else. Mend the code; then the charge can be taken "
+        "up again, which sends a request with a new key."
+    ),
+    ("look", "retry"),
+    "",
+)
+STRANGER: Final = Block(
+    _("Whether it was ever made at Stripe could not be found out, so nothing is sent before somebody has looked."),
+    MEANINGS["unexplained_payment_intent"],
+    ("retry", "cancel"),
+    "",
+)
+BUG: Final = Block(
+    _("Its deliveries end in an exception, so it has been set aside."),
+    _("It is a bug of ours: read the stack trace in the log, and mend the code."),
+)
+API_KEY: Final = Block(REFUSED, _("Check STRIPE_API_KEY: whether it was rolled, and what it may do on this account."))
+NO_INTENT: Final = Block(
+    REFUSED, _("The PaymentIntent is not there: wrong account, wrong mode, or the API key of another account.")
+)
+NO_ACCOUNT: Final = Block(
+    REFUSED,
+    _(
+        "Stripe does not let us into an account that the request names. Have it connected again, or cancel the charge "
+        "and ask for it with another key."
+    ),
+)
+UNSAID: Final = Block(
+    REFUSED,
+    _("Stripe did not say why. Check STRIPE_API_KEY and what it may do, and look at Stripe how the payment stands."),
+)
+SAID: Final = Block(
+    REFUSED, _("Read what Stripe says, and mend the request, the permission or the setting that it names.")
+)
+
+
+def mend(charge: Charge) -> str:
+    """Say what to mend where a charge is blocked, in English."""
+    return _block(charge).mend
+
+
+def _block(charge: Charge) -> Block:
+    """Find out what blocks a charge. What is recorded last comes before what Stripe said, which may be older."""
+    last = charge.attempts[-1] if charge.attempts else charge.create
+    if charge.closing is not None:
+        return _refused_with(charge.last_error)
+    if charge.orphans:  # They come first; nothing but the API key stops that.
+        return API_KEY
+    if last.outcome == Seen.HELD:
+        return HELD
+    if last.outcome == Seen.PARAMETERS_DRIFTED:
+        return DRIFTED
+    if charge.payment_intent is None and any(found.kind == policy.UNEXPLAINED for found in charge.discrepancies):
+        return STRANGER
+    if len(charge.attempts) >= policy.ATTEMPTS_LIMIT and last.settled and last.outcome not in policy.BLOCKING:
+        return SPENT
+    return _refused_with(charge.last_error)
+
+
+def _refused_with(failure: Failure | None) -> Block:
+    if failure is None or failure.type in {None, "card_error"}:  # A decline blocks nothing: it is of another time.
+        return UNSAID
+    if failure.type == "internal_error":
+        return BUG
     if failure.type == "idempotency_error":
-        return _("Our parameters changed under one key: a bug. Nothing is sent again before it is understood.")
-    if failure.code == "resource_missing":
-        return _("The PaymentIntent is not there: wrong account, wrong mode, or the API key of another account.")
-    if "api_key" in (failure.code or "") or failure.type is None:
-        return _("Check STRIPE_API_KEY: whether it was rolled, and what it may do on this account.")
-    return _("Read what Stripe says above, and mend the request, the permission or the setting that it names.")
+        return DRIFTED
+    seen = codes.row(failure).seen
+    if seen is Seen.MISSING_OBJECT and codes.advice(failure) is not codes.Advice.NEW_CARD:
+        return NO_ACCOUNT
+    return {Seen.UNAUTHORIZED: API_KEY, Seen.MISSING_PAYMENT_INTENT: NO_INTENT}.get(seen, SAID)
+
+
+def _beyond_cards(matter: Matter) -> Letter:
+    """S7: nothing can be mended, so they hear what is left."""
+    _ = matter.gettext
+    return Letter(
+        subject=_("A charge of %(amount)s cannot be paid by card any more") % {"amount": _amount(matter)},
+        paragraphs=(
+            _("Its customer is gone at Stripe, and its PaymentIntent is for that customer for ever."),
+            _("The customer has not been charged. The owner of the account is told, too."),
+        ),
+        facts=(*_facts(matter), *_seen(matter)),
+        sections=(
+            Section(
+                title=_("What to do"),
+                points=(
+                    _("If it is paid in another way, note that with the first command."),
+                    _("Or cancel it with the second command, and charge another customer under a new key."),
+                ),
+            ),
+        ),
+        commands=(_note_cash(matter), _post(matter, "cancel")),
+        footer=_to_operator(matter),
+    )
 
 
 def _blocked(matter: Matter) -> Letter:
-    _ = matter.gettext
+    if policy.beyond_cards(matter.charge):
+        return _beyond_cards(matter)
+    _, charge = matter.gettext, matter.charge
+    block = _block(charge)
+    commands = (_command(matter, way) for way in block.commands)
     return Letter(
         subject=_("A charge of %(amount)s is blocked") % {"amount": _amount(matter)},
-        paragraphs=(
-            _("Stripe did not do what it was asked, and asking again changes nothing until somebody mends it."),
-            _("The customer has not been charged by what was refused, and is not told of this."),
+        paragraphs=tuple(
+            filter(None, (_(block.what), _of_the_money(matter, block), _("The customer is not told of this.")))
         ),
         facts=(*_facts(matter), *_seen(matter)),
-        sections=(Section(title=_("What to do"), points=tuple(_mend(matter))),),
-        commands=(_take_up_again(matter),),
+        sections=(
+            Section(
+                title=_("What to do"),
+                points=tuple(_(point) for point in (block.mend, block.then) if point),
+            ),
+        ),
+        commands=tuple(filter(None, commands)),
         footer=_to_operator(matter),
     )
+
+
+def _of_the_money(matter: Matter, block: Block) -> str:
+    """Say whether any has moved or may move, as far as that is known."""
+    if block in {HELD, STRANGER}:
+        return ""
+    unexplained = any(attempt.unanswered and not attempt.settled for attempt in matter.charge.attempts)
+    may_move = matter.gettext("Something that was sent may still charge the customer.")
+    return may_move if unexplained else _nothing_taken(matter)
 
 
 def _bug(matter: Matter) -> Letter:
@@ -406,7 +675,9 @@ def _discrepancy(matter: Matter) -> Letter:
     _, charge = matter.gettext, matter.charge
     left = policy.unsettled(charge)
     points = tuple(_explained(matter, found) for found in left)
-    commands = dict.fromkeys(_look(charge, found) for found in left if found.payment_intent)
+    commands = dict.fromkeys(
+        _at_stripe(charge, "retrieve", found.payment_intent) for found in left if found.payment_intent
+    )
     return Letter(
         subject=_("Stripe and the ledger disagree about a charge of %(amount)s") % {"amount": _amount(matter)},
         paragraphs=(_("Look at it: money may have moved that should not have, or may be missing."),),
@@ -417,24 +688,51 @@ def _discrepancy(matter: Matter) -> Letter:
     )
 
 
+def handed_over(matter: Matter, topic: Topic, *, to: Reader, reason: str) -> Letter:
+    """Write to the operator what somebody else was to read, and why no mail server takes it for them."""
+    _, charge = matter.gettext, matter.charge
+    original = write(replace(matter, reader=replace(to, locale=matter.reader.locale)), topic)
+    nobody = {
+        Audience.CUSTOMER: _(
+            "The customer %(name)s cannot be written to: the mail server said no for good (%(reason)s)."
+        )
+        % {"name": charge.terms.customer, "reason": reason},
+        Audience.ACCOUNT_OWNER: _(
+            "The owner of %(name)s cannot be written to: the mail server said no for good (%(reason)s)."
+        )
+        % {"name": charge.terms.account, "reason": reason},
+    }
+    return Letter(
+        subject=_("Somebody could not be told of a payment of %(amount)s") % {"amount": _amount(matter)},
+        paragraphs=(nobody[to.audience], _("This mail is not sent to them again.")),
+        facts=_facts(matter),
+        sections=(
+            Section(
+                title=_("What they should have read: %(subject)s") % {"subject": original.subject},
+                points=original.paragraphs,
+            ),
+            Section(
+                title=_("What to do"),
+                points=(
+                    _("Tell them in another way, where it matters."),
+                    _("Correct their address at Stripe, so that the next mail arrives."),
+                ),
+            ),
+        ),
+        footer=_to_operator(matter),
+    )
+
+
 def _explained(matter: Matter, found: Discrepancy) -> str:
     """Say what a discrepancy means, and what to do about it."""
     return " ".join(filter(None, (f"{found.kind}, {found.payment_intent or ''}:", matter.gettext(meaning(found.kind)))))
 
 
-def _mend(matter: Matter) -> list[str]:
-    """Say what to mend, by what Stripe complained about."""
-    _ = matter.gettext
-    return [
-        _(mend(matter.charge.last_error or Failure())),
-        _("Then take the charge up again with this command. What was sent keeps its key while the key lives."),
-    ]
-
-
 def _seen(matter: Matter) -> tuple[tuple[str, str], ...]:
     """Say what Stripe answered last."""
     _, charge = matter.gettext, matter.charge
-    failure = told(charge.last_error) if charge.last_error else Failure()
+    said = None if _block(charge) is HELD else charge.last_error  # What it said before it held the money is old.
+    failure = told(said) if said else Failure()
     requests = [charge.create, *charge.attempts, *([charge.closing.request] if charge.closing else [])]
     answered = [request for request in requests if request is not None and request.request_id]
     seen = (
@@ -453,7 +751,7 @@ def _facts(matter: Matter) -> tuple[tuple[str, str], ...]:
         (_("For"), _one_line(charge.terms.description)),
         (_("Charge"), charge.id),
         (_("Status"), charge.status),
-        (_("Customer"), charge.terms.customer),
+        (_("Customer"), charge.customer),
         (_("Payment method"), charge.payment_method),
         (_("PaymentIntent"), charge.payment_intent or ""),
         (_("Account"), charge.terms.account or ""),
@@ -483,6 +781,22 @@ def _take_up_again(matter: Matter) -> str:
     return _post(matter, "retry")
 
 
+def _command(matter: Matter, way: str) -> str:
+    """Return the command for one of a block's ways on; empty where there is nothing yet to do it to."""
+    charge = matter.charge
+    if way == "out-of-band":
+        return _note_cash(matter)
+    if way in {"look", "capture"}:
+        verb = "retrieve" if way == "look" else "capture"
+        return _at_stripe(charge, verb, charge.payment_intent) if charge.payment_intent else ""
+    return _post(matter, way)
+
+
+def _give_up(matter: Matter) -> str:
+    """Return the command that cancels a charge."""
+    return _post(matter, "cancel")
+
+
 def _post(matter: Matter, act: str) -> str:
     url = shlex.quote(f"{matter.charge_url}/{matter.charge.id}/{act}")
     return f'curl -X POST -H "Authorization: Bearer $(gcloud auth print-identity-token)" {url}'
@@ -492,10 +806,11 @@ def _logs_of(charge: Charge) -> str:
     return f"""gcloud logging read 'jsonPayload.charge="{charge.id}" AND severity>=ERROR' --freshness=7d --limit=5"""
 
 
-def _look(charge: Charge, found: Discrepancy) -> str:
+def _at_stripe(charge: Charge, verb: str, payment_intent: str) -> str:
+    """Return what does this with a PaymentIntent, on the charge's account and in its mode."""
     account = f" --stripe-account {shlex.quote(charge.terms.account)}" if charge.terms.account else ""
     live = " --live" if charge.livemode else ""
-    return f"stripe payment_intents retrieve {shlex.quote(found.payment_intent or '')}{account}{live}"
+    return f"stripe payment_intents {verb} {shlex.quote(payment_intent)}{account}{live}"
 
 
 def _amount(matter: Matter) -> str:
@@ -517,9 +832,11 @@ LETTERS: Final[Mapping[tuple[Audience, Topic], Callable[[Matter], Letter]]] = {
     (Audience.CUSTOMER, Topic.CANCELED): _canceled,
     (Audience.CUSTOMER, Topic.MISSING_OBJECT): _asks_for_card,
     (Audience.ACCOUNT_OWNER, Topic.MISSING_OBJECT): _missing,
-    (Audience.OPERATOR, Topic.MISSING_OBJECT): _missing,  # The platform's own account, or an owner without address.
+    (Audience.OPERATOR, Topic.MISSING_OBJECT): _missing,  # Or in the place of an owner whom Stripe does not name.
     (Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE): _pays_elsewhere,
-    (Audience.OPERATOR, Topic.PAYS_ELSEWHERE): _pays_elsewhere,  # Likewise.
+    (Audience.OPERATOR, Topic.PAYS_ELSEWHERE): _pays_elsewhere,  # Who alone can note it.
+    (Audience.ACCOUNT_OWNER, Topic.NOT_NOTED): _not_noted,
+    (Audience.OPERATOR, Topic.NOT_NOTED): _not_noted,
     (Audience.OPERATOR, Topic.BLOCKED): _blocked,
     (Audience.OPERATOR, Topic.DISCREPANCY): _discrepancy,
     (Audience.OPERATOR, Topic.BUG): _bug,

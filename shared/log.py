@@ -81,6 +81,14 @@ def trace() -> Trace | None:
     return _trace.get()
 
 
+def traceparent() -> str | None:
+    """Write the trace that lines are logged with here as W3C's header; None: there is none, or no span of it."""
+    here = _trace.get()
+    if here is None or here.span_id is None:
+        return None
+    return f"00-{here.trace_id}-{here.span_id}-{'01' if here.sampled else '00'}"
+
+
 _beside_stdout = False
 
 

@@ -27,6 +27,8 @@ SERVICE_CLOSING: Final = 421  # It may be said instead of any answer.
 NOT_THE_RECIPIENT: Final = frozenset(
     {530, 534, 535, 538}
 )  # 5xx that ask us to authenticate: our own matter (RFC 4954).
+MAILBOX_FULL: Final = 552  # Where no detail says otherwise.
+PASSES: Final = ("5.2.", "5.7.")  # A full mailbox, a filter, a block list: people mend these (RFC 3463, 3.3 and 3.8).
 DETAIL: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?!\S)")  # Says more than the code (RFC 3463).
 USER: Final = re.compile(r"[^\s()<>\[\]:;@\\,\"]+")  # One that needs no quotes: others are typing errors.
 DOMAIN: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
@@ -142,7 +144,8 @@ def _refusal(code: int, text: bytes | str) -> MailError:
     reason = f"{code} {detail[0]}" if detail else str(code)
     if code == SERVICE_CLOSING or code in NOT_THE_RECIPIENT:
         return ServerDown(reason)
-    return NeverAccepted(reason) if 500 <= code < 600 else NotNow(reason)
+    passes = detail[0].startswith(PASSES) if detail else code == MAILBOX_FULL
+    return NeverAccepted(reason) if 500 <= code < 600 and not passes else NotNow(reason)
 
 
 def _reason(error: Exception) -> str:

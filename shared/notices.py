@@ -41,6 +41,7 @@ STILL_TRUE: Final[Mapping[Topic, frozenset[Status]]] = {  # A notice is told onl
     Topic.BLOCKED:         frozenset({Status.BLOCKED}),
     Topic.DISCREPANCY:     ALWAYS,                               # Money that nobody can explain, while that is so.
     Topic.PAYS_ELSEWHERE:  ALWAYS,                               # Likewise, while they do.
+    Topic.NOT_NOTED:       ALWAYS,                               # Likewise.
     Topic.BUG:             ALWAYS,                               # It may strike again.
     Topic.OUTCOME:         frozenset(                            # Told with the charge as it is now, if that is one.
         status for status, told in NOTICES.items() if (Audience.CALLER, Topic.OUTCOME) in told
@@ -137,19 +138,19 @@ class Notifier:
             case Audience.CUSTOMER:
                 return self._customer(charge)
             case Audience.ACCOUNT_OWNER if charge.terms.account is not None:
-                return self._owner(charge.terms.account)
+                return self._owner(charge.terms.account, charge, notice)
             case _:
                 return Reader(audience=Audience.OPERATOR, email=self._sender.operator_email or None)
 
     def _customer(self, charge: Charge) -> Reader:
         terms = charge.terms
-        if not terms.customer:  # Given up before it was ever asked for.
+        if not charge.customer:  # Given up before it was ever asked for.
             return Reader(audience=Audience.CUSTOMER)
-        contact = self._contacts.contact_of_customer(terms.customer, terms.account)
+        contact = self._contacts.contact_of_customer(charge.customer, terms.account)
         email = terms.receipt_email
         if email is None:
             email = _known(contact).email
-        seller = self._contacts.contact_of_account(terms.on_behalf_of or terms.account)
+        seller = self._contacts.contact_of_account(terms.seller)
         return Reader(
             audience=Audience.CUSTOMER,
             email=email,
@@ -157,13 +158,18 @@ class Notifier:
             business=seller.name if isinstance(seller, Contact) else None,
         )
 
-    def _owner(self, account: str) -> Reader:
-        """Write to the owner of a connected account; to the operator where that account says no address."""
+    def _owner(self, account: str, charge: Charge, notice: Notice) -> Reader | None:
+        """Write to the owner of a connected account; to the operator where that account says no address.
+
+        None: the operator has a notice of their own that says the same.
+        """
         email = _known(self._contacts.contact_of_account(account)).email
-        if email is None:
-            log.warning("an account says no address, so the operator is told instead", account=account)
-            return Reader(audience=Audience.OPERATOR, email=self._sender.operator_email or None)
-        return Reader(audience=Audience.ACCOUNT_OWNER, email=email)
+        if email is not None:
+            return Reader(audience=Audience.ACCOUNT_OWNER, email=email)
+        if any((one.audience, one.topic) == (Audience.OPERATOR, notice.topic) for one in charge.outbox):
+            return None
+        log.warning("an account says no address, so the operator is told instead", account=account)
+        return Reader(audience=Audience.OPERATOR, email=self._sender.operator_email or None)
 
     def _told(self, charge: Charge, notice: Notice, reader: Reader) -> bool:
         """Tell it. False: it reaches nobody, ever; that is logged for the operator."""
@@ -174,12 +180,32 @@ class Notifier:
         if reader.email is None:
             return _unreachable(charge, notice, "no address")
         try:
-            self._mail.send(self._message(charge, notice, reader, reader.email))
+            letter = letters.write(self._matter(charge, reader), notice.topic)
+            self._mail.send(self._message(charge, str(notice.number), reader, reader.email, letter))
         except NotNow as error:
             raise NotYet(str(error)) from error
         except NeverAccepted as error:
+            if reader.audience is Audience.OPERATOR:  # Nobody else would hear of it: their address can be mended.
+                raise NotYet(str(error)) from error
+            self._hand_over(charge, notice, reader, str(error))
             return _unreachable(charge, notice, str(error))
         return True
+
+    def _hand_over(self, charge: Charge, notice: Notice, reader: Reader, reason: str) -> None:
+        """Tell the operator what somebody else should have read, once: then the notice is done with.
+
+        Raises NotYet where the operator cannot be told either: then both are tried again.
+        """
+        email = self._sender.operator_email
+        if self._mail is None or not email:
+            return
+        operator = Reader(audience=Audience.OPERATOR, email=email)
+        matter = self._matter(charge, operator)
+        letter = letters.handed_over(matter, notice.topic, to=reader, reason=reason)
+        try:
+            self._mail.send(self._message(charge, f"{notice.number}.op", operator, email, letter))
+        except (NotNow, NeverAccepted) as error:
+            raise NotYet(str(error)) from error
 
     def _told_caller(self, charge: Charge, notice: Notice) -> bool:
         if self._outcomes is None:
@@ -194,19 +220,18 @@ class Notifier:
             raise NotYet(str(error)) from error
         return True
 
-    def _message(self, charge: Charge, notice: Notice, reader: Reader, email: str) -> EmailMessage:
-        """Write the mail. The same notice has the same Message-ID, however often it is sent."""
-        now, sender = self._clock.now(), self._sender
-        matter = letters.Matter(
-            charge=charge, reader=reader, url=sender.customer_url(charge.id, now), charge_url=sender.charge_url
-        )
-        letter = letters.write(matter, notice.topic)
+    def _matter(self, charge: Charge, reader: Reader) -> letters.Matter:
+        url = self._sender.customer_url(charge.id, self._clock.now())
+        return letters.Matter(charge=charge, reader=reader, url=url, charge_url=self._sender.charge_url)
+
+    def _message(self, charge: Charge, name: str, reader: Reader, email: str, letter: letters.Letter) -> EmailMessage:
+        """Write the mail. The same name of the same charge is the same Message-ID, however often it is sent."""
         text, html = letters.render(letter, reader.locale)
         message = EmailMessage()
-        addressed(message, sender=sender.mail_from, recipient=email)
+        addressed(message, sender=self._sender.mail_from, recipient=email)
         message["Subject"] = letter.subject
-        message["Date"] = format_datetime(now)
-        message["Message-ID"] = f"<{charge.id}.{notice.number}@{domain_of(message)}>"
+        message["Date"] = format_datetime(self._clock.now())
+        message["Message-ID"] = f"<{charge.id}.{name}@{domain_of(message)}>"
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no "out of office" comes back.
         message.set_content(text, cte="quoted-printable")
         message.add_alternative(html, subtype="html", cte="quoted-printable")
@@ -245,7 +270,7 @@ def is_true(charge: Charge, notice: Notice) -> bool:
     """Say whether a notice still holds, and is not said by a later one as well."""
     if notice.topic is Topic.DISCREPANCY:
         return bool(policy.unsettled(charge))
-    if notice.topic is Topic.PAYS_ELSEWHERE:
+    if notice.topic in {Topic.PAYS_ELSEWHERE, Topic.NOT_NOTED}:
         return charge.pays_elsewhere_since is not None and not charge.final and charge.closing is None
     true_while = STILL_TRUE[notice.topic]
     said_later = any(

@@ -13,7 +13,6 @@ import jinja2
 from babel.dates import format_timedelta
 
 from shared import codes, policy, words
-from shared.answers import told
 from shared.charge import Act, Charge, Party, Status
 
 TEMPLATES: Final = Path(__file__).parent / "templates" / "portal"
@@ -44,7 +43,9 @@ OFFERED: Final[Mapping[str, tuple[str, ...]]] = {
     "declined":             ("pay", "card", "cash", "cancel"),    # S5: the four ways out.
     "another_card":         ("card", "cash", "cancel"),           # S4: the same card would be refused again.
     "elsewhere":            ("pay", "card", "cancel"),
+    "exhausted":            ("cash", "cancel"),                   # No attempt is left.
     "gone":                 ("card", "cash", "cancel"),           # S7.
+    "no_card":              ("cash", "cancel"),                   # S7, too late for another customer.
     "blocked":              ("cancel",),                          # Not the customer's to mend.
 }
 FACES: Final[Mapping[Status, str]] = {
@@ -88,24 +89,33 @@ class Reader:
         return self.locale.replace("_", "-")
 
 
-def face(charge: Charge) -> str:
+def face(charge: Charge, now: datetime) -> str:
     """Say which page shows this charge. None says that nothing was charged while something may still charge."""
+    is_certain = policy.doubtful_until(charge, now) is None
     if charge.closing is not None and not charge.final:
         return "closing"
-    if charge.blocked_on is Party.ACCOUNT_OWNER and not policy.money_may_move(charge):
-        shown = "gone"
+    owners = charge.blocked_on is Party.ACCOUNT_OWNER and policy.new_card_helps(charge)
+    if owners and is_certain and not policy.money_may_move(charge):
+        shown = "no_card" if policy.beyond_cards(charge) else "gone"
     else:
         shown = FACES[charge.status]
-    if charge.pays_elsewhere_since is not None and Act.PAYMENT_METHOD in policy.options(charge):
+    exhausted = policy.exhausted(charge) and is_certain
+    open_to_them = exhausted or shown == "no_card" or Act.PAYMENT_METHOD in policy.options(charge)
+    if charge.pays_elsewhere_since is not None and open_to_them:
         return "elsewhere"
-    refused = charge.last_error is not None and codes.advice(told(charge.last_error)) is codes.Advice.NEW_CARD
+    if exhausted and shown not in {"sending", "unknown", "processing"} and not charge.final:
+        return "exhausted"
+    reason = policy.reason(charge)
+    refused = reason is not None and reason.advice is codes.Advice.NEW_CARD
     return "another_card" if shown == "declined" and (refused or not charge.payment_method) else shown
 
 
-def choices(charge: Charge) -> tuple[str, ...]:
+def choices(charge: Charge, now: datetime) -> tuple[str, ...]:
     """Name what a customer may choose now; the first is what the page advises."""
-    open_acts = policy.options(charge)
-    return tuple(choice for choice in OFFERED[face(charge)] if CHOICES[choice] in open_acts)
+    open_acts = policy.options(charge) - ({Act.RETRY} if charge.customer_gone else frozenset())
+    if policy.doubtful_until(charge, now) is not None:  # Who pays in cash now may pay twice.
+        open_acts -= {Act.OUT_OF_BAND}
+    return tuple(choice for choice in OFFERED[face(charge, now)] if CHOICES[choice] in open_acts)
 
 
 def of_charge(  # noqa: PLR0913 - what a page is made of, each by its name.
@@ -124,19 +134,20 @@ def of_charge(  # noqa: PLR0913 - what a page is made of, each by its name.
     locale = reader.locale
     gettext = words.translations(locale).gettext
     terms = charge.terms
-    reason = codes.sentence(told(charge.last_error)) if charge.last_error is not None else None
+    reason = policy.reason(charge)
     due = charge.next_attempt_at
     return _render(
         reader,
         template,
         status,
-        face=face(charge),
-        choices=choices(charge),
+        face=face(charge, now),
+        choices=choices(charge, now),
+        doubtful=policy.doubtful_until(charge, now) is not None,
         amount=words.money(terms.amount, terms.currency, locale) if terms.currency else None,
         description=terms.description,
         livemode=charge.livemode,
         seller=seller,
-        reason=gettext(reason) if reason else None,
+        reason=gettext(reason.sentence) if reason else None,
         next_attempt=format_timedelta(due - now, add_direction=True, locale=locale) if due and due > now else None,
         closing=charge.closing.kind if charge.closing else None,
         cancel_reason=charge.cancel_reason,

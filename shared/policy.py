@@ -33,6 +33,7 @@ from shared.charge import (
     Closing,
     Compared,
     Crashed,
+    CustomerGone,
     Discrepancy,
     Failure,
     Fetched,
@@ -82,6 +83,7 @@ class List:
     """List the customer's PaymentIntents since this time."""
 
     since: datetime
+    of_everybody: bool = False  # The whole account's: a customer who is gone may have no list any more.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,13 +190,12 @@ CANCEL: Final[Mapping[Seen, Row]] = {
 # refund is asked for until there is nothing left to give back. It leaves the charge as it is.
 REFUND: Final[Mapping[Seen, Standing]] = {
     Seen.REFUNDED:                Standing.SETTLED,
-    Seen.REFUND_FAILED:           Standing.SETTLED,   # These five: a person must settle it.
-    Seen.MISSING_OBJECT:          Standing.SETTLED,
+    Seen.REFUND_FAILED:           Standing.SETTLED,   # These four: a person must settle it.
     Seen.MISSING_PAYMENT_INTENT:  Standing.SETTLED,
     Seen.INVALID:                 Standing.SETTLED,
     Seen.DECLINED:                Standing.SETTLED,
     Seen.PARAMETERS_DRIFTED:      Standing.BURNT,     # Another key.
-}                                                     # Anything else: the same key again.
+}                                                     # Anything else, also that the account is gone: the same key again.
 
 # What a look that failed blocks on; any other is tried again.
 LOOK_BLOCKED_ON: Final[Mapping[Seen, Party]] = {
@@ -254,6 +255,7 @@ NOTICES: Final[Mapping[Status, tuple[tuple[Audience, Topic], ...]]] = {
     Status.CANCELED:         ((Audience.CUSTOMER, Topic.CANCELED), (Audience.CALLER, Topic.OUTCOME)),
 }
 CONCLUDES: Final = frozenset({Topic.PAID, Topic.CANCELED})   # Only said to a customer who was told of trouble before.
+ASIDES: Final = frozenset({Topic.DISCREPANCY, Topic.PAYS_ELSEWHERE})  # Said beside how the charge stands: no word on that.
 
 CLOSINGS: Final = frozenset({Act.OUT_OF_BAND, Act.CANCEL})
 EVERY_ACT: Final = frozenset(Act)
@@ -277,6 +279,12 @@ CLOSES_AS: Final[Mapping[str, tuple[Status, CancelReason | None]]] = {
     "paid_elsewhere": (Status.PAID_OUT_OF_BAND, None),   # Another PaymentIntent than the recorded one took the money.
 }
 
+OVERTAKEN: Final[Mapping[str, tuple[str, str]]] = {      # By money: what is then to be settled, and why.
+    "cancel":      ("paid_after_cancel_asked", "paid before it could be canceled"),
+    "expire":      ("paid_after_cancel_asked", "paid before it could be canceled"),
+    "out_of_band": ("paid_twice", "paid here and elsewhere: refund one"),
+}                                                        # Of `paid_elsewhere` it is known.
+
 CANCELLATION_REASON: Final[Mapping[str, str]] = {        # Stripe's own words for why it was canceled.
     "cancel":         "requested_by_customer",
     "expire":         "abandoned",
@@ -290,6 +298,11 @@ EXTRA: Final = frozenset({"paid_twice", "paid_elsewhere"})  # Discrepancies of m
 
 BY_OPERATOR: Final = "by an operator"  # How a Discrepancy is settled that a person has looked at.
 UNEXPLAINED: Final = "unexplained_payment_intent"  # The kind of Discrepancy that blocks a create.
+NOT_AS_AGREED: Final = "unexplained_payment"       # Of money that names this charge, and is not what was asked for.
+NOT_CANCELED: Final = "orphan_not_canceled"
+ANSWERS_FOR: Final = EXTRA | {NOT_AS_AGREED}       # Whoever took money that one of these is about is seen to already.
+
+NO_CUSTOMER: Final = Failure(type="invalid_request_error", code="resource_missing", param="customer")
 
 # Which of several PaymentIntents of one charge is the one to record: the first kind that is there.
 PREFERENCE: Final[tuple[frozenset[Seen], ...]] = (
@@ -307,11 +320,13 @@ SAVED: Final = frozenset({                     # What ran to its end under the k
     *STATE, Seen.DECLINED, Seen.AUTHENTICATION_REQUIRED, Seen.TRANSIENT_DECLINE, Seen.DUPLICATE_TRANSACTION,
     Seen.UNEXPECTED_STATE,
 })
+NEVER_JUDGED: Final = frozenset({*REFUSED, Seen.UNEXPECTED_STATE, Seen.TRANSIENT_DECLINE})  # No bank has looked at the card.
 LEARNED_NOTHING: Final = frozenset({Seen.UNAUTHORIZED, Seen.KEY_IN_USE, Seen.LIMITED, Seen.NO_REPLY})
 OF_A_REFUND: Final = frozenset({Seen.REFUNDED, Seen.REFUND_FAILED})
 SHOWN: Final = frozenset({*STATE, Seen.UNCONFIRMED})             # Read off a PaymentIntent, so worth nothing without it.
 BLOCKING: Final = frozenset({*REFUSED, Seen.PARAMETERS_DRIFTED, Seen.HELD})  # Outcomes that stay as they are until somebody acts.
 ORPHANED: Final = frozenset({Seen.UNCONFIRMED, Seen.ACTION_REQUIRED})  # What an orphan may be that can be canceled.
+CANCELABLE: Final = ORPHANED | {Seen.HELD}     # What takes no money unless somebody has it do so.
 NEVER_STALE: Final = frozenset({Seen.SUCCEEDED, Seen.CANCELED})  # True for ever once true, so good even when replayed.
 # fmt: on
 
@@ -331,19 +346,23 @@ TRANSIENT_WAITS: Final = (
     timedelta(minutes=1),
     timedelta(minutes=10),
     timedelta(hours=1),
-)  # S6, then the customer is asked.
+)  # S6: of a card that nobody has judged yet; then it goes by the schedule, or the customer is asked.
 LIST_FOR: Final = timedelta(days=31)  # After a restore every new charge is looked for first; no task lives longer.
 LOST_MARGIN: Final = KEY_LIFE  # What was begun before the restore point may have gone on after it.
 LIST_MARGIN: Final = timedelta(minutes=10)  # Stripe's clock and ours may differ.
 SCHEDULED_LIMIT: Final = 8  # Attempts of a charge, the first included, after which none is made by itself any more.
 CARD_REST: Final = timedelta(
     hours=23
-)  # Between two attempts by ourselves with one card: one a day, and none is on time.
+)  # Between two attempts by ourselves with a card that was judged: one a day, and none is on time.
 NOTICE_AGAIN: Final = timedelta(minutes=30)  # When what was not told is put into the queue once more; then
 NOTICE_AGAIN_AT_MOST: Final = timedelta(days=1)  # after as long again as it has waited: the tasks try more often.
 NOTICE_FOR: Final = EXPIRES_AFTER  # After it what nobody takes is given up: who does not hear by then is gone.
 GENERATION_APART: Final = 1_000_000  # Versions and notices of a generation: those of a lost time are not used again.
 NOTICES_KEPT: Final = 20  # Told ones, for each audience: enough to see what was said, far below what an entity holds.
+REMIND_BEFORE: Final = timedelta(days=3)  # Of cash that nobody noted, before it ends unpaid: a weekend, and a day.
+DISCREPANCIES_KEPT: Final = 10  # Of each kind: whoever writes our metadata into much crowds out nothing else.
+NOTE_KEPT: Final = 1000  # Characters of what an operator says who settles some; each of them keeps it.
+ORPHANS_KEPT: Final = 100  # Found by events and audits, and not canceled yet.
 HERE_FOR: Final = timedelta(minutes=15)  # After an attempt of theirs a customer is taken to be still on the page.
 ATTEMPTS_LIMIT: Final = 20  # Stripe cancels a PaymentIntent that is confirmed too often; the networks frown far sooner.
 CRASHES_LIMIT: Final = 5  # After so many exceptions of ours in a row a person must look.
@@ -353,6 +372,7 @@ assert KEY_HORIZON < KEY_LIFE
 assert FIRST_WAIT < LAST_WAIT < CLOSING_WAIT < KEY_HORIZON
 assert LOOK_EVERY < EXPIRES_AFTER
 assert NOTICE_AGAIN < NOTICE_AGAIN_AT_MOST < NOTICE_FOR
+assert REMIND_BEFORE < EXPIRES_AFTER
 assert sum(TRANSIENT_WAITS, timedelta()) < EXPIRES_AFTER
 
 
@@ -558,7 +578,7 @@ def _with_new_create(charge: Charge, number: int) -> Charge:
     parameters = {
         "amount": terms.amount,
         "currency": terms.currency,
-        "customer": terms.customer,
+        "customer": charge.customer,
         "payment_method": charge.payment_method,
         # Whatever kind of payment method it is, and never one that sends an absent customer to another page.
         "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
@@ -652,7 +672,7 @@ def _orphan_cancel(charge: Charge, payment_intent: str) -> Request:
 def _with_refund(charge: Charge, payment_intent: str, number: int = 1) -> Charge:
     """Record that what this PaymentIntent took is to be given back: all that is left of it.
 
-    Before the first is sent, Stripe is asked whether the recorded PaymentIntent is paid indeed, and keeps its money.
+    Before the first is sent, Stripe is asked whether the one that is to keep its money (`_keeper`) does so indeed.
     """
     refund = Request(
         idempotency_key=f"pio-{charge.id}-refund-{payment_intent}-{number}",
@@ -680,13 +700,16 @@ def _with_next_refund(charge: Charge, refund: Request) -> Charge:
 def next_step(charge: Charge, now: datetime) -> Step:
     """Say what this charge needs done now, from what is recorded alone: so every crash resumes here."""
     if charge.orphans:
-        return Send(request=_orphan_cancel(charge, charge.orphans[0]))
+        orphan = charge.orphans[0]
+        refused = orphan in charge.orphans_refused
+        return Fetch(payment_intent=orphan) if refused else Send(request=_orphan_cancel(charge, orphan))
     refund = next((r for r in charge.refunds if not r.settled and not _past_horizon(r, now)), None)
     if refund is not None:
-        assert charge.payment_intent is not None, "only what was taken beside the recorded one is given back"
-        is_checked = refund.standing is not Standing.LOOK
-        check = Fetch(payment_intent=charge.payment_intent, with_charges=True)
-        return Send(request=refund) if is_checked else check
+        if refund.standing is not Standing.LOOK:
+            return Send(request=refund)
+        keeper = _keeper(charge)
+        assert keeper is not None, "only what was taken beside another one is given back"
+        return Fetch(payment_intent=keeper, with_charges=True)
     if charge.final:
         return Rest()
     if charge.payment_intent is None:
@@ -707,7 +730,8 @@ def next_step(charge: Charge, now: datetime) -> Step:
 
 def _next_before_payment_intent(charge: Charge, now: datetime) -> Step:
     since = min(charge.created_at, charge.lost_since or charge.created_at)
-    create, listing = charge.create, List(since=since - LIST_MARGIN)
+    of_everybody = charge.customer_gone or bool(charge.customers)
+    create, listing = charge.create, List(since=since - LIST_MARGIN, of_everybody=of_everybody)
     if charge.closing is not None:
         return listing  # It is closed without a list only while that is certain: `_close`.
     if create.settled:
@@ -745,6 +769,11 @@ def _settled_by_a_look(attempt: Attempt) -> bool:
     return attempt.settled and attempt.unanswered > 0 and attempt.outcome in SHOWN - NEVER_STALE
 
 
+def _can_be_explained(charge: Charge, attempt: Attempt, now: datetime) -> bool:
+    """Whether its key may be sent again to learn if that was its own doing; of a time that was lost none is."""
+    return _settled_by_a_look(attempt) and not _past_horizon(attempt, now) and charge.restored_at is None
+
+
 def money_may_move(charge: Charge) -> bool:
     """Whether something that was sent may still charge the customer."""
     return charge.status in {Status.UNKNOWN, Status.PROCESSING} or any(
@@ -774,6 +803,19 @@ def unheard(charge: Charge, now: datetime, limits: Limits) -> bool:
     return request.standing is Standing.LOOK or (request.standing is Standing.OUT and request.unanswered > 0)
 
 
+def needs_customer(charge: Charge) -> bool:
+    """Whether another customer may take the place of the one that is gone at Stripe (S7).
+
+    Only while no PaymentIntent is recorded: that is for one customer, for ever, as the charge has one PaymentIntent.
+    """
+    return charge.customer_gone and charge.payment_intent is None and not charge.final and charge.closing is None
+
+
+def beyond_cards(charge: Charge) -> bool:
+    """Whether no card can pay it any more: its PaymentIntent is for a customer who is gone at Stripe."""
+    return charge.customer_gone and charge.payment_intent is not None and not charge.final
+
+
 def waiting_on(charge: Charge) -> Party | None:
     """Name who must act before the charge moves on; None once it is final."""
     return charge.blocked_on if charge.status is Status.BLOCKED else WAITING_ON[charge.status]
@@ -789,10 +831,31 @@ def needs_person(charge: Charge) -> bool:
     return waiting_on(charge) in {Party.OPERATOR, Party.ACCOUNT_OWNER} or bool(unsettled(charge))
 
 
+def new_card_helps(charge: Charge) -> bool:
+    """Whether another card gets it past its last error: where one is gone, and not where an account is."""
+    return charge.last_error is not None and codes.advice(charge.last_error) is codes.Advice.NEW_CARD
+
+
+def exhausted(charge: Charge) -> bool:
+    """Whether no card is tried any more, whoever asks for it."""
+    return len(charge.attempts) >= ATTEMPTS_LIMIT and charge.open_attempt is None
+
+
+def reason(charge: Charge) -> codes.Row | None:
+    """Say what its last error means now, and to whom: a bank that asked the customer, and asks again, declines."""
+    if charge.last_error is None:
+        return None
+    row = codes.row(charge.last_error)
+    again = row == codes.AUTHENTICATE and charge.status is Status.DECLINED and _is_on_session(_last_request(charge))
+    return codes.ASKED_IN_VAIN if again else row
+
+
 def options(charge: Charge) -> frozenset[Act]:
     """Name the acts open now."""
     if charge.closing is not None:
         return frozenset({Act.RETRY}) if charge.status is Status.BLOCKED else frozenset()
+    if exhausted(charge) or beyond_cards(charge):
+        return OPTIONS[charge.status] & CLOSINGS
     if charge.status is Status.BLOCKED and _last_request(charge).outcome is None:
         return EVERY_ACT - {Act.PAYMENT_METHOD}  # What is out is settled first.
     return OPTIONS[charge.status] if charge.payment_method else OPTIONS[charge.status] - {Act.RETRY}
@@ -802,8 +865,18 @@ def due_at(charge: Charge, now: datetime, wait: timedelta | None) -> datetime | 
     """Say when a charge must be looked at again; None once it is done. `wait` is the last decision's."""
     if charge.done:
         return None
-    at = _due_at(charge, now, wait)
+    at, remind_at = _due_at(charge, now, wait), _remind_at(charge)
+    if remind_at is not None and now < remind_at:
+        at = min(at, remind_at)
     return min([at, *(now + _until_reminded(notice, now) for notice in charge.untold)])
+
+
+def _remind_at(charge: Charge) -> datetime | None:
+    """Say from when on those who get the money are reminded to note it; halfway, where little time is left."""
+    since, end = charge.pays_elsewhere_since, charge.expires_at
+    if since is None or charge.final or charge.closing is not None:
+        return None
+    return max(end - REMIND_BEFORE, since + (end - since) / 2)
 
 
 def _until_reminded(notice: Notice, now: datetime) -> timedelta:
@@ -834,7 +907,8 @@ def _resumes(charge: Charge) -> bool:
     """Whether a blocked charge goes on by itself, once what blocks it has been mended; else somebody must act."""
     if charge.closing is not None:
         return charge.closing.request is None or not charge.closing.request.settled
-    return _last_request(charge).outcome not in BLOCKING and len(charge.attempts) < ATTEMPTS_LIMIT
+    gone = charge.customer_gone and _last_request(charge).settled
+    return not gone and _last_request(charge).outcome not in BLOCKING and len(charge.attempts) < ATTEMPTS_LIMIT
 
 
 def _last_request(charge: Charge) -> Request:
@@ -858,7 +932,7 @@ def _again(charge: Charge, since: datetime | None, now: datetime) -> timedelta:
 # --- Deciding ---------------------------------------------------------------------------------------------------------
 
 
-def decide(charge: Charge, observation: Observation, now: datetime, limits: Limits) -> Decision:  # noqa: C901 - one arm for each.
+def decide(charge: Charge, observation: Observation, now: datetime, limits: Limits) -> Decision:  # noqa: C901, PLR0912 - an arm for each.
     """Answer an observation. The same observation again changes nothing."""
     match observation:
         case Answered():
@@ -871,6 +945,8 @@ def decide(charge: Charge, observation: Observation, now: datetime, limits: Limi
             decision = _listed(charge, observation, now)
         case LookFailed():
             decision = _look_failed(charge, observation, now, limits)
+        case CustomerGone():
+            decision = _customer_gone(charge, observation)
         case Happened():
             decision = _happened(charge, observation, now)
         case Chosen():
@@ -889,7 +965,7 @@ def decide(charge: Charge, observation: Observation, now: datetime, limits: Limi
             decision, charge=decision.charge.noted(now, _what(observation, decision.charge), actor)
         )
     unheard = isinstance(observation, Woken) and observation.unheard
-    if decision.charge == charge and not unheard:
+    if decision.charge == charge and not unheard and not _unnoted(charge, now):
         return decision
     told = _with_notices(charge, decision.charge, now, limits.reaches, unheard=unheard)
     return dataclasses.replace(decision, charge=told)
@@ -910,6 +986,17 @@ def _scheduled(before: Charge, decision: Decision, observation: Observation, now
     return dataclasses.replace(decision, charge=dataclasses.replace(charge, status=Status.RETRYING, next_attempt_at=at))
 
 
+def _next_at_once(charge: Charge, now: datetime) -> datetime | None:
+    """Say when a card that nobody has judged yet is tried again (S6); None: it was, or had its few tries."""
+    card = charge.attempts[-1].payment_method
+    outcomes = [attempt.outcome for attempt in charge.attempts if attempt.payment_method == card]
+    tries = outcomes.count(Seen.TRANSIENT_DECLINE)
+    judged = not NEVER_JUDGED.issuperset(outcomes)
+    if judged or tries > len(TRANSIENT_WAITS) or len(charge.attempts) >= SCHEDULED_LIMIT:
+        return None
+    return now + TRANSIENT_WAITS[tries - 1]
+
+
 def _next_scheduled(charge: Charge, now: datetime, schedule: tuple[timedelta, ...]) -> datetime | None:
     """Say when this card is tried again; None: not by ourselves."""
     tried = [attempt for attempt in charge.attempts if attempt.payment_method == charge.payment_method]
@@ -917,8 +1004,9 @@ def _next_scheduled(charge: Charge, now: datetime, schedule: tuple[timedelta, ..
     last = tried[-1].first_sent_at if tried else None
     if first is None or last is None or charge.pays_elsewhere_since is not None:
         return None
-    earliest = max(now, last + CARD_REST) if charge.livemode else now
-    at = next((first + after for after in schedule if first + after > last and first + after >= earliest), None)
+    earliest = last + CARD_REST if charge.livemode else now
+    slots = (first + after for after in schedule)
+    at = next((max(slot, earliest) for slot in slots if slot > last and slot >= now), None)
     if at is None or len(charge.attempts) >= SCHEDULED_LIMIT or at >= charge.expires_at:
         return None
     return at
@@ -937,7 +1025,9 @@ def _with_notices(
     elif unheard:
         found += [about for about in NOTICES[after.status] if about[0] is Audience.CALLER]
     if after.pays_elsewhere_since is not None and before.pays_elsewhere_since is None:
-        found += [(Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE), (Audience.CALLER, Topic.OUTCOME)]
+        found += [*_payees(after, Topic.PAYS_ELSEWHERE), (Audience.CALLER, Topic.OUTCOME)]
+    if _unnoted(after, now):
+        found += _payees(after, Topic.NOT_NOTED)
     known = {(one.kind, one.payment_intent) for one in before.discrepancies}
     if any((one.kind, one.payment_intent) not in known for one in unsettled(after)):
         found.append((Audience.OPERATOR, Topic.DISCREPANCY))
@@ -950,14 +1040,15 @@ def _with_notices(
 
 
 def _outbox(charge: Charge, audience: Audience, topic: Topic, now: datetime) -> tuple[Notice, ...]:
-    """Return the outbox with one more notice, unless the last word to that audience says the same of the same.
+    """Return the outbox with one more notice, unless the last word of its sort to that audience says the same.
 
     It takes the place of what it says anew and nobody has been told yet. The outbox does not grow for ever, however a
     charge goes back and forth.
     """
-    about = _about(charge, topic)
+    about, aside = _about(charge, topic), topic in ASIDES
     theirs = [notice for notice in charge.outbox if notice.audience is audience]
-    last = next((notice for notice in reversed(theirs) if not notice.dropped), None)
+    alike = (notice for notice in reversed(theirs) if not notice.dropped and (notice.topic in ASIDES) is aside)
+    last = next(alike, None)
     if last is not None and (last.topic, last.about) == (topic, about):
         return charge.outbox
     last_number = charge.outbox[-1].number if charge.outbox else 0
@@ -971,7 +1062,9 @@ def _outbox(charge: Charge, audience: Audience, topic: Topic, now: datetime) -> 
 def _about(charge: Charge, topic: Topic) -> str:
     """Name what there is to be told of a charge as it stands: when that differs, it is told again."""
     error, closing = charge.last_error or Failure(), charge.closing and charge.closing.kind
-    request, elsewhere = _last_request(charge).idempotency_key, charge.pays_elsewhere_since is not None
+    request = _last_request(charge).idempotency_key
+    # A wish to pay elsewhere is no news to whoever must mend what blocks the charge.
+    elsewhere = topic in {Topic.OUTCOME, Topic.PAYS_ELSEWHERE} and charge.pays_elsewhere_since is not None
     parts: tuple[object, ...] = (
         (charge.status, charge.blocked_on, closing, request, elsewhere),
         (error.type, error.code, error.decline_code, error.param),
@@ -984,11 +1077,29 @@ def _about(charge: Charge, topic: Topic) -> str:
 def _mender(charge: Charge) -> tuple[tuple[Audience, Topic], ...]:
     """Name who must mend a blocked charge, and what they are told."""
     if charge.blocked_on is Party.ACCOUNT_OWNER:  # S7: both parties.
-        missing = ((Audience.ACCOUNT_OWNER, Topic.MISSING_OBJECT), (Audience.CUSTOMER, Topic.MISSING_OBJECT))
-        new_card = charge.last_error is not None and codes.advice(charge.last_error) is codes.Advice.NEW_CARD
-        return missing if new_card else missing[:1]
+        owner, operator = (Audience.ACCOUNT_OWNER, Topic.MISSING_OBJECT), (Audience.OPERATOR, Topic.MISSING_OBJECT)
+        customer = (Audience.CUSTOMER, Topic.MISSING_OBJECT)
+        if beyond_cards(charge) and charge.terms.account is not None:  # Nothing is to be mended: they must know.
+            return (owner, customer, (Audience.OPERATOR, Topic.BLOCKED))
+        if new_card_helps(charge):
+            return (owner, customer)
+        return (operator,) if charge.terms.account is None else (owner, operator)  # No card brings an account back.
     internal = charge.last_error is not None and charge.last_error.type == "internal_error"
     return ((Audience.OPERATOR, Topic.BUG if internal else Topic.BLOCKED),)
+
+
+def _payees(charge: Charge, topic: Topic) -> tuple[tuple[Audience, Topic], ...]:
+    """Name who gets the money that is paid elsewhere, and who alone can note it: of our own account they are one."""
+    owner, operator = (Audience.ACCOUNT_OWNER, topic), (Audience.OPERATOR, topic)
+    return (owner,) if charge.terms.account is None else (owner, operator)
+
+
+def _unnoted(charge: Charge, now: datetime) -> bool:
+    """Whether it soon ends unpaid although the customer wanted to pay elsewhere, and nobody was reminded of that."""
+    remind_at, since = _remind_at(charge), charge.pays_elsewhere_since
+    if remind_at is None or since is None or now < remind_at:
+        return False
+    return not any(notice.topic is Topic.NOT_NOTED and notice.at >= since for notice in charge.outbox)
 
 
 def _needless(charge: Charge, audience: Audience, topic: Topic, now: datetime) -> bool:
@@ -999,6 +1110,8 @@ def _needless(charge: Charge, audience: Audience, topic: Topic, now: datetime) -
         return _is_here(charge, now)
     if topic is Topic.DECLINED and audience is Audience.CUSTOMER and charge.pays_elsewhere_since is not None:
         return True  # They have chosen already.
+    if charge.status is Status.SUCCEEDED and charge.closing is not None:
+        return False  # It was to end without money: they may believe that it has.
     told = any(notice.audience is Audience.CUSTOMER and not notice.dropped for notice in charge.outbox)
     return audience is Audience.CUSTOMER and topic in CONCLUDES and not told
 
@@ -1006,11 +1119,12 @@ def _needless(charge: Charge, audience: Audience, topic: Topic, now: datetime) -
 def _is_here(charge: Charge, now: datetime) -> bool:
     """Whether the customer made the last attempt themselves, and only just now."""
     last = charge.attempts[-1] if charge.attempts else None
-    return (
-        last is not None
-        and "return_url" in json.loads(last.parameters)
-        and now < (last.first_sent_at or now) + HERE_FOR
-    )
+    return last is not None and _is_on_session(last) and now < (last.first_sent_at or now) + HERE_FOR
+
+
+def _is_on_session(request: Request) -> bool:
+    """Whether it lets the bank ask the customer."""
+    return "return_url" in json.loads(request.parameters)
 
 
 def _what(observation: Observation, charge: Charge) -> str:  # noqa: C901 - one arm for each.
@@ -1029,6 +1143,8 @@ def _what(observation: Observation, charge: Charge) -> str:  # noqa: C901 - one 
             return "reviewed"
         case LookFailed(seen=seen):
             return f"look failed: {seen}"
+        case CustomerGone():
+            return "the customer is gone"
         case Listed():
             return f"listed: {charge.payment_intent or 'none'}"
         case Woken():
@@ -1166,10 +1282,14 @@ def _apply(charge: Charge, request: Request, row: Row, seen: Seen, now: datetime
     else:
         charge = charge.with_request(dataclasses.replace(request, standing=row.standing, outcome=outcome, heard=None))
     error = request.error or charge.last_error
+    if seen is Seen.MISSING_OBJECT and error is not None and error.param == NO_CUSTOMER.param:
+        charge = dataclasses.replace(charge, customer_gone=True)
     if row.status is Status.BLOCKED:
         return _blocked(dataclasses.replace(charge, last_error=error), row.blocked_on)
     if row.status in {Status.DECLINED, Status.RETRYING, Status.ACTION_REQUIRED} and request.operation == "confirm":
-        return _declined(dataclasses.replace(charge, last_error=error), row.status, now)
+        in_vain = seen is Seen.AUTHENTICATION_REQUIRED and _is_on_session(request)  # It has asked them already.
+        status = Status.DECLINED if in_vain else row.status
+        return _declined(dataclasses.replace(charge, last_error=error), status, now)
     if row.status is not None:
         charge = dataclasses.replace(charge, status=row.status, blocked_on=None)
     elif charge.status is Status.BLOCKED:
@@ -1184,16 +1304,10 @@ def _declined(charge: Charge, status: Status, now: datetime) -> Decision:
     until = doubtful_until(charge, now)
     if until is not None and status is not Status.ACTION_REQUIRED:
         return _later(_unknown(charge), min(until - now, CLOSING_WAIT))
-    if status is Status.RETRYING:
-        tries = sum(attempt.outcome == Seen.TRANSIENT_DECLINE for attempt in charge.attempts)
-        if tries <= len(TRANSIENT_WAITS):
-            return _rest(
-                dataclasses.replace(
-                    charge, status=status, blocked_on=None, next_attempt_at=now + TRANSIENT_WAITS[tries - 1]
-                )
-            )
+    at = _next_at_once(charge, now) if status is Status.RETRYING else None
+    if status is Status.RETRYING and at is None:
         status = Status.DECLINED
-    return _rest(dataclasses.replace(charge, status=status, blocked_on=None, next_attempt_at=None))
+    return _rest(dataclasses.replace(charge, status=status, blocked_on=None, next_attempt_at=at))
 
 
 def _orphan_answered(charge: Charge, orphan: str, answer: Answered, now: datetime) -> Decision:
@@ -1202,11 +1316,26 @@ def _orphan_answered(charge: Charge, orphan: str, answer: Answered, now: datetim
             return _later(charge, LAST_WAIT)
         blocked = answer.seen is Seen.UNAUTHORIZED
         return _blocked(charge, Party.OPERATOR) if blocked else _later(charge, _again(charge, _since(charge), now))
-    left = tuple(o for o in charge.orphans if o != orphan)
-    charge = dataclasses.replace(charge, orphans=left)
-    if answer.seen is not Seen.CANCELED:
-        charge = _discrepancy(charge, "orphan_not_canceled", now, orphan, f"its cancel answered {answer.seen}")
-    return _continue(charge)
+    if answer.seen is Seen.CANCELED:
+        return _continue(_without_orphan(charge, orphan))
+    if orphan in charge.orphans_refused:
+        return _continue(charge)
+    return _go_on(dataclasses.replace(charge, orphans_refused=(*charge.orphans_refused, orphan)))
+
+
+def _without_orphan(charge: Charge, orphan: str) -> Charge:
+    left, refused = (tuple(o for o in orphans if o != orphan) for orphans in (charge.orphans, charge.orphans_refused))
+    return dataclasses.replace(charge, orphans=left, orphans_refused=refused)
+
+
+def _orphan_fetched(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
+    """Its cancel was refused: it is over, or it takes money yet, or a person must cancel it."""
+    if intent.seen is Seen.CANCELED:
+        return _continue(_without_orphan(charge, intent.id))
+    if intent.seen in CANCELABLE:
+        detail = f"its cancel was refused, and Stripe says {intent.seen}"
+        return _continue(_without_orphan(_discrepancy(charge, NOT_CANCELED, now, intent.id, detail), intent.id))
+    return _later(charge, CLOSING_WAIT)  # The bank is working: nothing else is sent before that is known.
 
 
 def _refund_answered(charge: Charge, refund: Request, answer: Answered, now: datetime) -> Decision:
@@ -1224,7 +1353,8 @@ def _refund_answered(charge: Charge, refund: Request, answer: Answered, now: dat
     refund = dataclasses.replace(refund, standing=standing, outcome=outcome, error=error, request_id=request_id)
     charge = charge.with_request(refund)
     if standing is Standing.OUT:
-        return _later(charge, _again(charge, refund.first_sent_at, now))
+        gone = answer.seen is Seen.MISSING_OBJECT  # The account: it may be connected again.
+        return _later(charge, LOOK_EVERY if gone else _again(charge, refund.first_sent_at, now))
     if answer.seen is Seen.REFUNDED:
         charge = _settled(charge, EXTRA, payment_intent, "what it took was given back", now)
     else:
@@ -1237,13 +1367,14 @@ def _refund_answered(charge: Charge, refund: Request, answer: Answered, now: dat
 
 def _fetched(charge: Charge, fetched: Fetched, now: datetime, limits: Limits) -> Decision:
     intent = fetched.payment_intent
-    if intent.id != charge.payment_intent:
-        return _another_fetched(charge, intent, now)
-    if fetched.amount_refunded is not None and any(refund.standing is Standing.LOOK for refund in charge.refunds):
+    waits = any(refund.standing is Standing.LOOK for refund in charge.refunds)
+    if waits and intent.id == _keeper(charge) and fetched.amount_refunded is not None:
         keeps = fetched.amount_refunded == 0 and not fetched.disputed  # Else a person has settled it, or must.
         is_paid = intent.seen is Seen.SUCCEEDED and _same_money(charge, intent) and keeps
         detail = f"Stripe says {intent.seen}" + ("" if keeps else ", and it is refunded or disputed")
         return _refunds_checked(charge, is_paid=is_paid, detail=detail, now=now)
+    if intent.id != charge.payment_intent:
+        return _another_fetched(charge, intent, now)
     if intent.seen in STATE:
         return _by_state(charge, intent, now)
     if charge.final:
@@ -1315,9 +1446,16 @@ def _unconfirmed(charge: Charge, intent: PaymentIntent, now: datetime) -> Decisi
 
 
 def _came_back(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
+    last = charge.attempts[-1] if charge.attempts else None
+    if last is not None and _can_be_explained(charge, last, now):
+        # Stripe runs a request once per key: it answers the same key with what got lost, and then nothing else will
+        # come of it; or it has never run it, and what a look took for its doing was the customer's, so it is still out.
+        out = dataclasses.replace(last, standing=Standing.OUT, outcome=None)
+        return _go_on(_unknown(charge.with_request(out)))
     error = intent.last_error or _last_request(charge).error or charge.last_error
-    asks = intent.last_error is not None and intent.last_error.code == "authentication_required"  # Not: it failed.
-    status = Status.ACTION_REQUIRED if asks else Status.DECLINED
+    asks = intent.last_error is not None and codes.row(intent.last_error) == codes.AUTHENTICATE  # Not: it failed.
+    in_vain = _is_on_session(_last_request(charge))
+    status = Status.ACTION_REQUIRED if asks and not in_vain else Status.DECLINED
     return _declined(dataclasses.replace(charge, last_error=error), status, now)
 
 
@@ -1338,6 +1476,8 @@ def _by_state(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     charge = _settle_open_attempt(charge, intent.seen)
     if status is Status.CANCELED:
         return _closed(charge)
+    if status is Status.ACTION_REQUIRED and charge.status is Status.BLOCKED and beyond_cards(charge):
+        return _rest(charge)  # What an attempt has left; to ask the customer for it leads nowhere any more.
     if charge.closing is not None:
         return _closing_held_up(charge, status, now)
     if status is Status.BLOCKED:
@@ -1380,8 +1520,9 @@ def _paid(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
         return _rest(charge)
     if charge.final:
         charge = _discrepancy(charge, f"paid_after_{charge.status}", now, intent.id)
-    elif charge.closing is not None and charge.closing.kind == "out_of_band":  # Of `paid_elsewhere` it is known.
-        charge = _discrepancy(charge, "paid_twice", now, intent.id, "paid here and elsewhere: refund one")
+    elif charge.closing is not None and charge.closing.kind in OVERTAKEN:
+        kind, detail = OVERTAKEN[charge.closing.kind]
+        charge = _discrepancy(charge, kind, now, intent.id, detail)
     if (intent.amount_received, intent.currency) != (charge.terms.amount, charge.terms.currency):
         charge = _discrepancy(charge, "amount_differs", now, intent.id, f"{intent.amount_received} {intent.currency}")
     charge = _settle_open_attempt(charge, Seen.SUCCEEDED)
@@ -1398,11 +1539,20 @@ def _paid(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     return _continue(_giving_back(charge))
 
 
+def _keeper(charge: Charge) -> str | None:
+    """Name the PaymentIntent that keeps its money: the recorded one, or the first of those that paid elsewhere."""
+    if charge.status is Status.SUCCEEDED:
+        return charge.payment_intent
+    elsewhere = (found.payment_intent for found in charge.discrepancies if found.kind == "paid_elsewhere")
+    return next(elsewhere, None) if charge.final else None  # Beside cash a person must say what is given back.
+
+
 def _giving_back(charge: Charge) -> Charge:
     """See to it that what other PaymentIntents took for a charge that is paid is given back, once each."""
-    if charge.status is not Status.SUCCEEDED:
+    keeper = _keeper(charge)
+    if keeper is None:
         return charge
-    known = {charge.payment_intent, *(refund.payment_intent for refund in charge.refunds)}
+    known = {keeper, *(refund.payment_intent for refund in charge.refunds)}
     for found in charge.discrepancies:
         if found.kind in EXTRA and found.payment_intent is not None and found.payment_intent not in known:
             charge = _with_refund(charge, found.payment_intent)
@@ -1410,9 +1560,9 @@ def _giving_back(charge: Charge) -> Charge:
 
 
 def _refunds_checked(charge: Charge, *, is_paid: bool, detail: str, now: datetime) -> Decision:
-    """The recorded PaymentIntent is paid indeed, so what others took is given back; else a person must look at it."""
-    recorded = charge.payment_intent
-    assert recorded is not None, "it has been looked at"
+    """The PaymentIntent that keeps its money is paid indeed, so what others took is given back; else a person must look at it."""
+    keeper = _keeper(charge)
+    assert keeper is not None, "it has been looked at"
     refunds = tuple(
         refund
         if refund.standing is not Standing.LOOK
@@ -1421,7 +1571,7 @@ def _refunds_checked(charge: Charge, *, is_paid: bool, detail: str, now: datetim
     )
     charge = dataclasses.replace(charge, refunds=refunds)
     if not is_paid:
-        charge = _discrepancy(charge, "not_paid_at_stripe", now, recorded, detail)
+        charge = _discrepancy(charge, "not_paid_at_stripe", now, keeper, detail)
     return _continue(charge)
 
 
@@ -1445,7 +1595,12 @@ def _compared(charge: Charge, compared: Compared, now: datetime) -> Decision:
 def _discrepancy(  # noqa: PLR0913 - what a Discrepancy is made of.
     charge: Charge, kind: str, now: datetime, payment_intent: str, detail: str = "", *, settled: str = ""
 ) -> Charge:
-    """Record it, once: the same kind of the same PaymentIntent is new only if more has been refunded."""
+    """Record it, once: the same kind of the same PaymentIntent is new only if more has been refunded.
+
+    Of each kind `DISCREPANCIES_KEPT` have room. The oldest that is settled goes first; of money that was given back the
+    refund stays. Where all are still to be settled, one more is only counted, and the log says which it was: a person
+    must look at so many anyhow, and an audit finds it again once there is room, and has its money given back.
+    """
     found = Discrepancy(
         kind=kind,
         at=now,
@@ -1457,7 +1612,15 @@ def _discrepancy(  # noqa: PLR0913 - what a Discrepancy is made of.
     same = [d for d in charge.discrepancies if (d.kind, d.payment_intent) == (kind, payment_intent)]
     if same and (kind != "refunded_at_stripe" or same[-1].detail == detail):
         return charge
-    return dataclasses.replace(charge, discrepancies=(*charge.discrepancies, found))
+    kept = charge.discrepancies
+    if sum(d.kind == kind for d in kept) >= DISCREPANCIES_KEPT:
+        given_back = {refund.payment_intent for refund in charge.refunds}
+        settled_ones = (d for d in kept if d.kind == kind and d.settled)
+        over = next((d for d in settled_ones if kind not in EXTRA or d.payment_intent in given_back), None)
+        if over is None:
+            return dataclasses.replace(charge, discrepancies_left_out=charge.discrepancies_left_out + 1)
+        kept = tuple(d for d in kept if d is not over)
+    return dataclasses.replace(charge, discrepancies=(*kept, found))
 
 
 def _settled(charge: Charge, kinds: frozenset[str], payment_intent: str, how: str, now: datetime) -> Charge:
@@ -1472,7 +1635,14 @@ def _settled(charge: Charge, kinds: frozenset[str], payment_intent: str, how: st
 
 
 def _look_failed(charge: Charge, failed: LookFailed, now: datetime, limits: Limits) -> Decision:
+    orphan = charge.orphans[0] if charge.orphans else None
+    if orphan in charge.orphans_refused and failed.seen in {Seen.MISSING_PAYMENT_INTENT, Seen.INVALID}:
+        assert orphan is not None, "it has been looked at"
+        charge = _discrepancy(charge, NOT_CANCELED, now, orphan, "Stripe knows no such PaymentIntent")
+        return _continue(_without_orphan(charge, orphan))
     if charge.final and not charge.tidy:
+        if failed.seen is Seen.MISSING_OBJECT:  # The account is gone, which says nothing of any payment.
+            return _later(charge, LOOK_EVERY)
         if failed.seen in REFUSED:
             return _refunds_checked(charge, is_paid=False, detail="Stripe knows no such PaymentIntent", now=now)
         return _later(charge, LAST_WAIT)
@@ -1485,6 +1655,13 @@ def _look_failed(charge: Charge, failed: LookFailed, now: datetime, limits: Limi
     if attempt is not None and attempt.burnt_at is not None and now >= attempt.burnt_at + limits.quarantine:
         since = attempt.burnt_at + limits.quarantine  # Until then the look could not have settled it.
     return _later(charge, _again(charge, since, now))
+
+
+def _customer_gone(charge: Charge, gone: CustomerGone) -> Decision:
+    """S7, found out where the customer wanted to give a card: the account's owner must know, and the page as well."""
+    if gone.customer != charge.customer or charge.customer_gone or Act.PAYMENT_METHOD not in options(charge):
+        return _rest(charge)
+    return _blocked(dataclasses.replace(charge, customer_gone=True, last_error=gone.error), Party.ACCOUNT_OWNER)
 
 
 # Finding the PaymentIntent of a charge that has none recorded.
@@ -1525,8 +1702,8 @@ def _could_be_ours(charge: Charge, intent: PaymentIntent) -> bool:
     return (
         intent.charge_id is None
         and intent.seen is not Seen.CANCELED
-        and (intent.customer, intent.amount, intent.currency)
-        == (charge.terms.customer, charge.terms.amount, charge.terms.currency)
+        and intent.customer in charge.every_customer
+        and (intent.amount, intent.currency) == (charge.terms.amount, charge.terms.currency)
     )
 
 
@@ -1545,6 +1722,10 @@ def _adopt(charge: Charge, intent: PaymentIntent, now: datetime, others: Iterabl
         else charge.restored_at,  # Nothing was done in the time that was lost about a charge that is younger, too.
         orphans=tuple(o for o in dict.fromkeys((*charge.orphans, *live)) if o != intent.id),
     )
+    if intent.customer not in {None, charge.customer}:
+        # Made for one who was replaced, and so is gone; or for one of whom a restored ledger knows nothing.
+        gone = intent.customer in charge.every_customer
+        charge = dataclasses.replace(charge, customers=(*charge.customers, intent.customer or ""), customer_gone=gone)
     for other in rest:
         if other.seen is Seen.SUCCEEDED:
             charge = _discrepancy(charge, "paid_twice", now, other.id, "another PaymentIntent of this charge is paid")
@@ -1552,6 +1733,8 @@ def _adopt(charge: Charge, intent: PaymentIntent, now: datetime, others: Iterabl
         return _by_state(charge, intent, now)
     if charge.closing is not None:
         return _go_on(_with_new_cancel(charge))
+    if beyond_cards(charge) and charge.restored_at is None:  # Nothing but a refusal would come of an attempt.
+        return _blocked(dataclasses.replace(charge, last_error=NO_CUSTOMER), Party.ACCOUNT_OWNER)
     if (
         charge.restored_at is not None and intent.last_error is not None
     ):  # It was declined, and that may have been told.
@@ -1592,7 +1775,7 @@ def _agrees(charge: Charge, intent: PaymentIntent) -> bool:
     return (
         intent.charge_id == charge.id
         and intent.livemode is charge.livemode
-        and intent.customer == charge.terms.customer
+        and intent.customer in charge.every_customer
         and _same_money(charge, intent)
     )
 
@@ -1607,20 +1790,37 @@ def _is_ours(charge: Charge, intent: PaymentIntent) -> bool:
 
 
 def _known(charge: Charge, intent: PaymentIntent) -> bool:
-    return any(d.payment_intent == intent.id for d in charge.discrepancies)
+    """Whether it has been seen already that it is paid. That its cancel was refused says nothing of that."""
+    seen_to = {d.payment_intent for d in charge.discrepancies if d.kind in ANSWERS_FOR}
+    return intent.id in seen_to | {refund.payment_intent for refund in charge.refunds}
 
 
 def _another_fetched(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     """Money by another PaymentIntent than the recorded one, confirmed by reading it; or an orphan (rule 6)."""
+    was_orphan = intent.id in charge.orphans
+    if intent.seen is not Seen.SUCCEEDED and intent.id in charge.orphans_refused:
+        return _orphan_fetched(charge, intent, now)
     if intent.seen in ORPHANED and _is_ours(charge, intent) and (charge.payment_intent is not None or charge.final):
-        new = intent.id not in charge.orphans
-        return _go_on(dataclasses.replace(charge, orphans=(*charge.orphans, intent.id))) if new else _continue(charge)
-    if intent.seen is not Seen.SUCCEEDED or intent.charge_id != charge.id or _known(charge, intent):
+        if intent.id in charge.orphans:
+            return _continue(charge)
+        if len(charge.orphans) >= ORPHANS_KEPT:
+            return _continue(_discrepancy(charge, NOT_CANCELED, now, intent.id, "too many at once"))
+        return _go_on(dataclasses.replace(charge, orphans=(*charge.orphans, intent.id)))
+    if intent.seen is not Seen.SUCCEEDED or (intent.charge_id != charge.id and not was_orphan):
         return _rest(charge)
+    charge = _settled(charge, frozenset({NOT_CANCELED}), intent.id, "it is paid", now)
+    charge = _without_orphan(charge, intent.id)
+    if _known(charge, intent):
+        return _continue(charge) if was_orphan else _rest(charge)
     if not _agrees(charge, intent):  # It only says that it is this charge's: a person must see why.
-        return _continue(_discrepancy(charge, "unexplained_payment", now, intent.id, "names this charge, and differs"))
+        return _continue(_discrepancy(charge, NOT_AS_AGREED, now, intent.id, "names this charge, and differs"))
     if charge.payment_intent is None:
         return _adopt(charge, intent, now)
+    return _another_paid(charge, intent, now)
+
+
+def _another_paid(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
+    """The money is there: what is open ends as paid elsewhere, what is paid already gives it back."""
     closes_as = CLOSES_AS[charge.closing.kind][0] if charge.closing else None
     kind = "paid_twice" if charge.status in PAID or closes_as in PAID else "paid_elsewhere"
     charge = _discrepancy(charge, kind, now, intent.id, "a PaymentIntent that is not the recorded one is paid")
@@ -1628,10 +1828,9 @@ def _another_fetched(charge: Charge, intent: PaymentIntent, now: datetime) -> De
         return _continue(_giving_back(charge))
     if charge.closing is None:
         return _close(charge, "paid_elsewhere", "stripe", intent.id, now)
-    if closes_as in PAID:
-        return _rest(charge)
-    # It was to be canceled: it ends as what it is.
-    return _rest(dataclasses.replace(charge, closing=dataclasses.replace(charge.closing, kind="paid_elsewhere")))
+    if closes_as not in PAID:  # It was to be canceled: it ends as what it is.
+        charge = dataclasses.replace(charge, closing=dataclasses.replace(charge.closing, kind="paid_elsewhere"))
+    return _continue(charge)
 
 
 # Closings and the other acts.
@@ -1647,6 +1846,11 @@ def _chosen(charge: Charge, choice: Chosen, now: datetime) -> Decision:
         return _refused(charge, "already_paid" if charge.status is Status.SUCCEEDED else "act_does_not_fit")
     if choice.act is Act.PAYMENT_METHOD:
         assert choice.payment_method is not None, "the act names the payment method"
+        other = choice.customer if choice.customer != charge.customer else None
+        if needs_customer(charge) is (other is None):
+            return _refused(charge, "customer_is_gone" if other is None else "customer_is_another")
+        if other is not None:
+            charge = dataclasses.replace(charge, customers=(*charge.customers, other), customer_gone=False)
         charge = dataclasses.replace(charge, payment_method=choice.payment_method)
     if charge.closing is not None:
         request = charge.closing.request
@@ -1686,7 +1890,8 @@ def _wished(charge: Charge, choice: Chosen, now: datetime) -> Decision:
     if charge.pays_elsewhere_since is not None and not charge.final and charge.closing is None:
         return _rest(charge)  # Chosen twice.
     goes_on = charge.status is Status.BLOCKED and _resumes(charge)  # By itself, once it is mended: not to be promised.
-    if OPTIONS[charge.status] != EVERY_ACT or charge.closing is not None or goes_on:
+    doubtful = doubtful_until(charge, now) is not None  # An earlier key may pay, and then they would have paid twice.
+    if OPTIONS[charge.status] != EVERY_ACT or charge.closing is not None or goes_on or doubtful:
         return _refused(charge, "already_paid" if charge.status in PAID else "act_does_not_fit")
     wished = dataclasses.replace(charge, next_attempt_at=None, pays_elsewhere_since=now)
     if charge.status is Status.RETRYING:
@@ -1739,7 +1944,7 @@ def _closed(charge: Charge) -> Decision:
     charge = dataclasses.replace(
         charge, status=status, cancel_reason=reason, due_at=None, blocked_on=None, next_attempt_at=None
     )
-    return _continue(charge)
+    return _continue(_giving_back(charge))
 
 
 # Time, and our own mistakes.
@@ -1749,8 +1954,9 @@ def _reviewed(charge: Charge, review: Reviewed, now: datetime) -> Decision:
     """An operator has looked at what nobody explained. It moves no money, and reopens nothing."""
     if not unsettled(charge):
         return _refused(charge, "nothing_to_settle")
+    note = review.note[:NOTE_KEPT]
     settled = tuple(
-        found if found.settled else dataclasses.replace(found, settled=BY_OPERATOR, note=review.note, settled_at=now)
+        found if found.settled else dataclasses.replace(found, settled=BY_OPERATOR, note=note, settled_at=now)
         for found in charge.discrepancies
     )
     return _rest(dataclasses.replace(charge, discrepancies=settled))

@@ -48,7 +48,8 @@ AUDIT_EVERY: Final = timedelta(days=1)
 ERASE_EVERY: Final = timedelta(days=1)  # Until nothing is left to be erased that day.
 AUDIT_DELAY: Final = timedelta(minutes=15)  # What is younger may still be on its way into the ledger.
 OVERLAP: Final = timedelta(hours=1)  # Of two periods: clocks differ, and lists may lag.
-PUT_OFF_FOR: Final = timedelta(days=3)  # How long an event that cannot be applied holds the backfill back.
+PUT_OFF_FOR: Final = timedelta(days=3)  # How long an event that cannot be applied is tried again.
+PUT_OFF_KEPT: Final = 100  # Moments of such events; with more of them an account waits until they can be applied.
 WINDOW: Final = timedelta(days=1)
 SHORTEST_WINDOW: Final = timedelta(seconds=2)
 ORPHAN_AGE: Final = timedelta(hours=1)  # A younger PaymentIntent may be about to be recorded.
@@ -166,6 +167,7 @@ class Doubt:
     account: str  # Empty: the platform.
     status: str = ""  # Empty: nothing is recorded.
     amount_refunded: int = 0
+    left_out: int = 0  # How many discrepancies it had no room for.
     known: datetime | None = None  # When the last of its discrepancies was found; what is found from now on is later.
 
 
@@ -278,7 +280,7 @@ class Reconciler:
             if after is not None and _name(account) <= after:
                 continue  # This round has asked it.
             done.accounts += 1
-            if not self._backfill_account(account, now, done, has_time):
+            if not self._catch_up(account, now, has_time, done):
                 done.finished = False
                 return done
             self._put(ROUND, {"began_at": began, "after": _name(account)})
@@ -299,28 +301,35 @@ class Reconciler:
         self._put(ROUND, {"began_at": now})
         return now, None
 
-    def _backfill_account(
-        self, account: str | None, until: datetime, done: Backfilled, has_time: Callable[[], bool]
-    ) -> bool:
-        """Apply an account's events, as far as that goes now. False: the time is over before that."""
+    def _catch_up(self, account: str | None, began: datetime, has_time: Callable[[], bool], done: Backfilled) -> bool:
+        """Apply an account's events up to now, what earlier runs put off first. False: that needs more time.
+
+        An event that cannot be applied now holds up no other: it is kept, by when it happened, for the runs to come.
+        """
         name = f"backfill-{account or 'platform'}"
-        position = max(self._last(name, OVERLAP), until - EVENTS_KEPT)
-        while position < until:
+        reached = max(self._last(name), began - EVENTS_KEPT)
+        position = max(reached - OVERLAP, began - EVENTS_KEPT)
+        put_off = {at for at in self._put_off(name) if at > began - PUT_OFF_FOR}
+        windows = [(at, at) for at in sorted(put_off) if at < position]  # The others are met on the way.
+        while windows or position < began:
             if not has_time():
                 return False
+            since, until = windows.pop(0) if windows else (position, began)
             try:
                 rows, end = self._accounts.window(
-                    Kind.EVENTS, account, position, until, types=EVENT_TYPES, delivery_success=False
+                    Kind.EVENTS, account, since, until, types=EVENT_TYPES, delivery_success=False
                 )
             except (StripeUnavailable, AccountUnreachable):
                 done.failed.append(account or "platform")
                 return True
-            put_off = self._apply(rows, done)
-            stuck = min((at for at in put_off if at > until - PUT_OFF_FOR), default=None)
-            self._mark(name, stuck or end)
-            if stuck is not None:
+            position, reached = max(position, end), max(reached, end)
+            put_off = {at for at in put_off if not since <= at <= end}
+            put_off |= {at for at in self._apply(rows, done) if at > began - PUT_OFF_FOR}
+            kept = sorted(put_off)
+            too_many = kept[PUT_OFF_KEPT:]
+            self._put(name, {"at": min([reached, *too_many]), "put_off": kept[:PUT_OFF_KEPT]})
+            if too_many:  # Then it is not this event or that, and going on is no help.
                 return True
-            position = end
         return True
 
     def _apply(self, rows: Rows, done: Backfilled) -> list[datetime]:
@@ -592,8 +601,23 @@ class Reconciler:
             return self._without(report, account, "Stripe lets us ask about nothing there")
         except msgspec.ValidationError:
             return self._unreadable(report, doubt.charge)
+        return self._told(report, doubt, after)
+
+    def _told(self, report: Report, doubt: Doubt, after: Charge) -> Report:
+        """Say what looking into a Doubt has changed. What else is doubted of that charge begins from there."""
+        others = (_as_of(one, after) if one.charge == after.id else one for one in report.doubts)
+        report = replace(report, doubts=tuple(others))
         new = [one for one in after.discrepancies if doubt.known is None or one.at > doubt.known]
         report = _with(report, *_about(after, new))
+        if after.discrepancies_left_out > doubt.left_out:
+            left_out = Finding(
+                kind="left_out",
+                charge=doubt.charge,
+                payment_intent=doubt.payment_intent,
+                account=doubt.account,
+                detail="the charge has no room for another discrepancy",
+            )
+            return _with(report, left_out)
         if doubt.why is Why.ORPHAN:
             return replace(report, orphans=report.orphans + (doubt.payment_intent in after.orphans))
         if doubt.status and (after.status, after.amount_refunded) != (doubt.status, doubt.amount_refunded):
@@ -686,9 +710,14 @@ class Reconciler:
         at = None if stored is None else stored.properties.get("at")
         return at if isinstance(at, datetime) else None
 
-    def _last(self, name: str, before: timedelta = timedelta()) -> datetime:
+    def _last(self, name: str) -> datetime:
         at = self._at(name)
-        return datetime.min.replace(tzinfo=self._clock.now().tzinfo) if at is None else at - before
+        return datetime.min.replace(tzinfo=self._clock.now().tzinfo) if at is None else at
+
+    def _put_off(self, name: str) -> list[datetime]:
+        stored = self._ledger.read(PROGRESS, name)
+        times = None if stored is None else stored.properties.get("put_off")
+        return msgspec.convert(times or [], list[datetime])
 
     def _mark(self, name: str, at: datetime) -> None:
         self._put(name, {"at": at})
@@ -742,14 +771,18 @@ def _with(report: Report, *findings: Finding) -> Report:
 
 def _doubted(report: Report, doubt: Doubt, charge: Charge | None) -> Report:
     """Add a Doubt, with what the ledger has of its charge."""
-    if charge is not None:
-        doubt = replace(
-            doubt,
-            status=charge.status,
-            amount_refunded=charge.amount_refunded,
-            known=max((one.at for one in charge.discrepancies), default=None),
-        )
-    return replace(report, doubts=(*report.doubts, doubt))
+    return replace(report, doubts=(*report.doubts, doubt if charge is None else _as_of(doubt, charge)))
+
+
+def _as_of(doubt: Doubt, charge: Charge) -> Doubt:
+    """Keep what the ledger has of a Doubt's charge now."""
+    return replace(
+        doubt,
+        status=charge.status,
+        amount_refunded=charge.amount_refunded,
+        left_out=charge.discrepancies_left_out,
+        known=max((one.at for one in charge.discrepancies), default=None),
+    )
 
 
 def _is_without(report: Report, account: str | None) -> bool:

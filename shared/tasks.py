@@ -87,7 +87,7 @@ class CloudTasks:
         from google.cloud import tasks_v2  # noqa: PLC0415
 
         request = tasks_v2.HttpRequest(
-            http_method=tasks_v2.HttpMethod.POST, url=task.url, headers=dict(task.headers), body=task.body
+            http_method=tasks_v2.HttpMethod.POST, url=task.url, headers={**task.headers, **_trace()}, body=task.body
         )
         if self._invoker is not None:
             request.oidc_token = tasks_v2.OidcToken(service_account_email=self._invoker, audience=_service(task.url))
@@ -117,6 +117,15 @@ class CloudTasks:
                     transport = CloudTasksGrpcTransport(channel=channel)
                 self._client = tasks_v2.CloudTasksClient(transport=transport)
             return self._client
+
+
+def _trace() -> Mapping[str, str]:
+    """Return the header that makes a delivery a part of the trace in which its task was made; none where none is.
+
+    Cloud Tasks passes it on. Cloud Run keeps the trace, and puts its own span between. It is for logs and traces alone.
+    """
+    traceparent = log.traceparent()
+    return {} if traceparent is None else {"traceparent": traceparent}
 
 
 def _service(url: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from shared import api, instance, links, telemetry
+from shared import api, instance, links, log, telemetry
 from shared.charge import Audience, Charge
 from shared.checkout import Checkout
 from shared.clock import Clock, SystemClock
@@ -171,7 +171,7 @@ def _notifier(parts: Parts) -> "Notifier":
     from shared.mail import Smtp  # noqa: PLC0415
     from shared.notices import Notifier, Sender  # noqa: PLC0415
     from shared.outcomes import SignedPost  # noqa: PLC0415
-    from shared.signing import secrets_of  # noqa: PLC0415
+    from shared.signing import outcome_keys  # noqa: PLC0415
 
     settings = parts.settings
     return Notifier(
@@ -179,7 +179,7 @@ def _notifier(parts: Parts) -> "Notifier":
         contacts=parts.gateway,
         clock=parts.clock,
         mail=Smtp(settings.smtp_url) if settings.smtp_url else None,
-        outcomes=SignedPost(settings.outcome_url, secrets_of(settings)) if settings.outcome_url else None,
+        outcomes=SignedPost(settings.outcome_url, outcome_keys(settings)) if settings.outcome_url else None,
         sender=Sender(
             mail_from=settings.mail_from,
             operator_email=settings.operator_email,
@@ -191,4 +191,11 @@ def _notifier(parts: Parts) -> "Notifier":
 
 def _in_thread(work: Callable[[], object]) -> None:
     """Run beside the request, and log with its trace: a queue that hangs must not make the caller wait."""
-    threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()
+
+    def contained() -> None:
+        try:
+            work()
+        except Exception:  # noqa: BLE001 - Python would write it as plain text, with what it says.
+            log.exception("what runs beside a request ended in an exception")
+
+    threading.Thread(target=contextvars.copy_context().run, args=(contained,), daemon=True).start()

@@ -142,8 +142,8 @@ class Script:
         """Do the look that is asked for, which shows this."""
         step = self.step()
         assert isinstance(step, policy.Fetch), f"{step} where a look was expected; the charge is {self.charge.status}"
-        assert step.payment_intent == self.charge.payment_intent
-        return self.fetched(seen, under_way=under_way, **shown)
+        assert step.payment_intent in {self.charge.payment_intent, *self.charge.orphans}
+        return self.fetched(seen, under_way=under_way, name=step.payment_intent, **shown)
 
     def fetched(self, seen: Seen, *, under_way: bool = False, name: str | None = None, **shown: Any) -> Decision:
         """Somebody has read the recorded PaymentIntent (or another), whoever asked for it."""
@@ -207,10 +207,10 @@ def confirming(**terms: Any) -> Script:
     return script
 
 
-def answered(seen: Seen, **terms: Any) -> Script:
+def answered(seen: Seen, error: Failure | None = None, **terms: Any) -> Script:
     """Its first attempt has had this answer."""
     script = confirming(**terms)
-    script.answer(seen)
+    script.answer(seen, error=error)
     return script
 
 

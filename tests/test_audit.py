@@ -1,7 +1,8 @@
 """Backfill and audit: what Stripe says against the ledger, both ways, and what becomes of it."""
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -10,10 +11,13 @@ import pytest
 from google.cloud.datastore_v1.types import Entity
 
 from infra.local.stripe.engine import Fault as StripeFault
-from shared import reconcile, wiring
-from shared.charge import Status, charge_id
+from shared import gateway, policy, reconcile, wiring
+from shared.api import view
+from shared.charge import Happened, LookFailed, Seen, Status, charge_id
+from shared.deliver import LookUnavailable
 from shared.gateway import ACCOUNT_PAGES, PAGE_SIZE
 from shared.ledger import properties_of
+from shared.policy import DISCREPANCIES_KEPT
 from shared.reconcile import (
     DOUBTS,
     ENTRIES_KEPT,
@@ -346,6 +350,146 @@ def test_an_orphan_is_canceled_and_what_may_become_one_is_left_alone(world: Worl
     assert (states[orphan], states[stranger]) == ("canceled", "requires_payment_method")
 
 
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_payment_whose_key_is_given_up_while_it_is_recovered_is_shown_to_a_person(
+    world: World, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    """The definite no was recorded first; it says nothing of the money, which no later audit would come upon."""
+    paid = pay_beside(world)
+    read = world.parts.gateway.recover
+
+    def overtaken(payment_intent: str, account: str | None) -> Any:
+        found = read(payment_intent, account)
+        world.post("/cancel", {}, key=KEY)
+        return found
+
+    monkeypatch.setattr(world.parts.gateway, "recover", overtaken)
+    if gone:
+        lost = LookFailed(seen=Seen.MISSING_OBJECT)
+        monkeypatch.setattr(world.parts.gateway, "fetch", lambda *_, **__: lost)
+        with pytest.raises(LookUnavailable):
+            world.parts.charger.recover(paid["id"], None)
+        return
+    assert findings(audit(world)) == [("unexplained_payment", "")]
+    assert [found.payment_intent for found in policy.unsettled(world.charge())] == [paid["id"]]
+
+
+def forgotten(world: World) -> str:
+    """Make a PaymentIntent for the charge that the ledger does not know: the answer to its create was lost, say."""
+    charge = world.charge()
+    form = f"amount=1999&currency=usd&customer={world.customer}&metadata[pio_charge]={charge.id}"
+    form += f"&metadata[pio_body]={charge.body_digest}&metadata[pio_key]={KEY}"
+    form += "&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never"
+    return str(world.at_stripe("POST", "/v1/payment_intents", form)["id"])
+
+
+def paid_before_its_cancel(world: World) -> str:
+    """Let an audit find such an orphan, and a customer pay it before its cancel is sent."""
+    orphan = forgotten(world)
+    world.clock.sleep(2 * HOUR)
+    world.audit(since=world.clock.now() - DAY)
+    assert world.charge().orphans == (orphan,)
+    world.acted_at.append(world.clock.now())
+    world.at_stripe("POST", f"/v1/payment_intents/{orphan}/confirm", "payment_method=pm_card_visa")
+    return orphan
+
+
+@pytest.mark.parametrize("webhooks", [True, False], ids=["webhooks", "no webhooks"])
+def test_an_orphan_that_is_paid_before_its_cancel_is_refunded_once(world: World, webhooks: bool) -> None:
+    """Its cancel is refused, so it is read: the charge has been paid twice."""
+    world.webhooks_on = webhooks
+    world.create()
+    world.settle()
+    orphan = paid_before_its_cancel(world)
+    world.run_tasks()
+    world.settle()
+    audit(world)
+    world.settle()
+    assert world.check() == []
+    assert {one.payment_intent: one.refunded for one in world.engine.tally().moved} == {
+        world.charge().payment_intent: 0,
+        orphan: 1999,
+    }
+    assert len(world.engine.objects("refund")) == 1
+    assert [(found.kind, bool(found.settled)) for found in world.charge().discrepancies] == [("paid_twice", True)]
+
+
+@pytest.mark.parametrize("webhooks", [True, False], ids=["webhooks", "no webhooks"])
+def test_an_open_charge_is_not_charged_on_top_of_an_orphan_that_is_paid(world: World, webhooks: bool) -> None:
+    """Declined, and the customer gives another card after the orphan was paid: nothing is confirmed with it."""
+    world.webhooks_on = webhooks
+    world.create(payment_method="pm_card_chargeDeclinedInsufficientFunds")
+    world.settle()
+    orphan = paid_before_its_cancel(world)
+    told = world.post(f"/{world.charge().id}/payment-method", {"payment_method": "pm_card_mastercard"})
+    assert told is not None
+    assert (told.status, told.body["status"]) == (200, "paid_out_of_band")
+    world.settle()
+    audit(world)
+    world.settle()
+    assert world.check() == []
+    assert [one.payment_intent for one in world.engine.tally().moved] == [orphan]
+    assert [found.kind for found in world.charge().discrepancies] == ["paid_elsewhere"]
+
+
+@pytest.mark.parametrize("webhooks", [True, False], ids=["webhooks", "no webhooks"])
+def test_of_two_payments_beside_a_declined_charge_one_is_given_back(world: World, webhooks: bool) -> None:
+    """The first pays for it, though not by the PaymentIntent that is recorded."""
+    world.webhooks_on = webhooks
+    world.create(payment_method="pm_card_chargeDeclinedInsufficientFunds")
+    world.settle()
+    world.acted_at.append(world.clock.now())
+    first = pay_beside(world)
+    audit(world)
+    world.settle()
+    assert world.charge().status is Status.PAID_OUT_OF_BAND
+    second = pay_beside(world)
+    audit(world)
+    world.settle()
+    audit(world)
+    world.settle()
+    assert {one.payment_intent: one.refunded for one in world.engine.tally().moved} == {
+        first["id"]: 0,
+        second["id"]: 1999,
+    }
+    assert len(world.engine.objects("refund")) == 1
+    assert world.check() == []
+
+
+@pytest.mark.parametrize("looks", [0, 1])
+def test_an_account_that_is_gone_while_money_is_given_back_there_leaves_it_to_be_given_back(
+    world: World, looks: int
+) -> None:
+    """It is connected again, and the customer has the second payment back: nobody was told that none was paid."""
+    account = world.at_stripe("POST", "/v1/accounts", "type=standard")["id"]
+    customer = world.at_stripe("POST", "/v1/customers", **{"Stripe-Account": account})["id"]
+    world.create(account=account, customer=customer)
+    (charge,) = world.charges()
+    form = f"amount=1999&currency=usd&customer={customer}&payment_method=pm_card_visa&confirm=true"
+    form += "&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never"
+    form += f"&metadata[pio_charge]={charge.id}&metadata[pio_key]={KEY}&metadata[pio_body]={charge.body_digest}"
+    extra = world.at_stripe("POST", "/v1/payment_intents", form, **{"Stripe-Account": account})["id"]
+    audit(world)
+    if looks:
+        world.engine.fail_next(StripeFault.DROP_BEFORE, "refunds.create", times=None)
+        world.run_tasks()
+        world.engine.faults.clear()
+    world.engine.disconnect(account)
+    for _ in range(3):
+        world.run_tasks()
+        world.clock.sleep(DAY)
+    (charge,) = world.charges()
+    assert not charge.done
+    assert [found.kind for found in charge.discrepancies] == ["paid_twice"]
+    world.engine.connect(account)
+    world.settle()
+    assert {one.payment_intent: one.refunded for one in world.engine.tally().moved} == {
+        charge.payment_intent: 0,
+        extra: 1999,
+    }
+    assert world.charges()[0].done
+
+
 def test_the_charges_of_an_account_that_is_gone_are_one_finding_and_nobodys_doubt(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -637,7 +781,113 @@ def test_a_report_fits_into_an_entity(world: World) -> None:
     assert entity.ByteSize() < 1024 * 1024
 
 
+def test_a_discrepancy_for_which_a_charge_has_no_room_is_told_all_the_same(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the log, which rings, and in the report; the charge says how many there were."""
+    world.create()
+    for number in range(DISCREPANCIES_KEPT + 1):
+        pay_beside(world, amount=100 + number)
+    capsys.readouterr()
+    report = audit(world)
+    assert findings(report) == [("unexplained_payment", "")] * DISCREPANCIES_KEPT + [("left_out", "")]
+    assert report["agreed"] == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (left_out,) = (line for line in lines if line["message"] == "a discrepancy found no room")
+    assert left_out["severity"] == "ERROR"
+    assert left_out["payment_intent"] == report["findings"][-1]["payment_intent"]
+    charge = world.charge()
+    assert (charge.status, len(charge.discrepancies)) == (Status.SUCCEEDED, DISCREPANCIES_KEPT)
+    assert view(charge)["discrepancies_left_out"] == 1
+
+
 # --- Backfill ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list that has more than one event is too long: each is in a window of its own."""
+    monkeypatch.setattr(gateway, "PAGE_SIZE", 1)
+    monkeypatch.setattr(gateway, "RECONCILED_PAGES", 1)
+
+
+def debits(world: World, count: int) -> None:
+    """Have customers pay by bank debit, an hour apart, and let all events be lost: the ledger knows of no end."""
+    for number in range(count):
+        world.create(key=f"order-{number}", payment_method="pm_usBankAccount_success")
+        world.clock.sleep(HOUR)
+    world.engine.drop_deliveries()
+    world.clock.sleep(HOUR)
+    world.backfill()
+    for _ in range(5 * 24):
+        world.clock.sleep(HOUR)
+        world.engine.run_due()
+    world.engine.drop_deliveries()
+
+
+def statuses(world: World, count: int) -> list[Status]:
+    """Return how the debits stand."""
+    return [world.charge(f"order-{number}").status for number in range(count)]
+
+
+@contextlib.contextmanager
+def not_to_be_applied(world: World, *keys: str) -> Iterator[None]:
+    """Let the events of these charges meet what cannot be read just now."""
+    names = {charge_id(None, key) for key in keys}
+    observe = world.parts.charger.observe
+
+    def observed(event: Happened) -> str:
+        if event.payment_intent.charge_id in names:
+            raise LookUnavailable(event.payment_intent.id)
+        return observe(event)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.parts.charger, "observe", observed)
+        yield
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_an_event_that_cannot_be_applied_holds_up_no_other(world: World) -> None:
+    """Those that come after it are applied in the same run; it is, once that works, however much later they are."""
+    debits(world, 3)
+    with not_to_be_applied(world, "order-0"):
+        done = world.backfill()
+        assert (done["put_off"], done["finished"], done["failed"]) == (1, True, [])
+        for _ in range(3):
+            world.clock.sleep(3 * HOUR)  # Beyond the hour that is read twice anyhow.
+            assert (world.backfill()["put_off"], world.backfill()["events"]) == (1, 1)
+    assert statuses(world, 3) == [Status.PROCESSING, Status.SUCCEEDED, Status.SUCCEEDED]
+    assert (world.backfill()["put_off"], world.backfill()["events"]) == (0, 0)
+    assert statuses(world, 3) == [Status.SUCCEEDED] * 3
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_an_account_waits_where_too_many_events_cannot_be_applied(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it is not this event or that: none is passed by, and all are taken up once that works."""
+    monkeypatch.setattr(reconcile, "PUT_OFF_KEPT", 2)
+    debits(world, 5)
+    with not_to_be_applied(world, *(f"order-{number}" for number in range(5))):
+        assert world.backfill()["put_off"] == 3
+        world.clock.sleep(3 * HOUR)
+        assert world.backfill()["put_off"] == 3
+    world.backfill()
+    assert statuses(world, 5) == [Status.SUCCEEDED] * 5
+
+
+@pytest.mark.usefixtures("one_by_one")
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_backfill_that_runs_out_of_time_goes_on_where_it_was(world: World, steps: int) -> None:
+    """What was put off is not forgotten, and what was done is not done again."""
+    debits(world, 3)
+    with not_to_be_applied(world, "order-1"):
+        events = world.backfill()["events"]
+    calls = 0
+    while not world.parts.reconciler.backfill(iter([True] * steps + [False]).__next__).finished:
+        calls += 1
+        assert calls < events * 10
+    assert statuses(world, 3) == [Status.SUCCEEDED] * 3
 
 
 def test_an_event_that_stripe_could_not_deliver_is_taken_up(world: World) -> None:
@@ -665,7 +915,7 @@ def test_a_backfill_goes_on_from_where_it_was(world: World) -> None:
         world.clock.sleep(HOUR)
 
 
-def test_an_event_that_cannot_be_applied_holds_the_backfill_back_for_a_while(world: World) -> None:
+def test_an_event_that_cannot_be_applied_is_tried_again_for_a_while(world: World) -> None:
     """It is tried again; after three days it is passed by, since the ledger looks by itself."""
     world.create(payment_method="pm_usBankAccount_success")
     world.engine.drop_deliveries()

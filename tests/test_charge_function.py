@@ -887,10 +887,43 @@ def test_a_repeated_request_after_another_card_is_the_same_wish() -> None:
     assert told(world.create(payment_method=DECLINED_CARD)).status == 200
 
 
+def test_s7_a_new_customer_takes_the_place_of_one_who_is_gone_and_the_same_wish_stays_the_same() -> None:
+    """A caller who knows one names them; the digest of what was asked for, and what a repeat is answered, stay."""
+    world = World()
+    world.at_stripe("DELETE", f"/v1/customers/{world.customer}")
+    name = told(world.create()).body["id"]
+    card = {"payment_method": "pm_card_visa"}
+    gone = told(world.post(f"/{name}/payment-method", card))
+    assert_problem(gone, 409, "customer-is-gone")
+    assert "name another as `customer`" in gone.body["detail"]
+
+    new = str(world.at_stripe("POST", "/v1/customers")["id"])
+    assert told(world.post(f"/{name}/payment-method", {**card, "customer": new})).status == 200
+    shown = told(world.get(f"/{name}")).body
+    assert (shown["status"], shown["customer"]) == ("succeeded", new)
+    assert world.money_moved() == [1999]
+    assert told(world.create()).status == 200
+    assert_problem(told(world.create(customer=new)), 422, "key-reused")
+    world.settle()
+    assert world.check() == []
+
+
+def test_nobody_is_charged_in_place_of_a_customer_who_is_there() -> None:
+    """409, with words; the charge's own may be named."""
+    world, declined = charge_that_is(Status.DECLINED)
+    new = str(world.at_stripe("POST", "/v1/customers")["id"])
+    path, card = f"/{declined.body['id']}/payment-method", {"payment_method": "pm_card_visa"}
+    refused = told(world.post(path, {**card, "customer": new}))
+    assert_problem(refused, 409, "customer-is-another")
+    assert "only where its own is gone" in refused.body["detail"]
+    assert told(world.post(path, {**card, "customer": world.customer})).status == 200
+
+
 @pytest.mark.parametrize(
     ("act", "sent"),
     [
         ("payment-method", {}),
+        ("payment-method", {"payment_method": "pm_card_visa", "customer": "jo"}),
         ("payment-method", {"payment_method": "visa"}),
         ("out-of-band", {}),
         ("out-of-band", {"reference": ""}),
@@ -975,10 +1008,12 @@ def test_a_closing_while_the_outcome_is_unknown_is_recorded_and_carried_out() ->
 
 
 @pytest.mark.parametrize(
-    ("act", "discrepancies"), [(Act.CANCEL, []), (Act.OUT_OF_BAND, ["paid_twice"])], ids=["cancel", "cash"]
+    ("act", "discrepancies"),
+    [(Act.CANCEL, ["paid_after_cancel_asked"]), (Act.OUT_OF_BAND, ["paid_twice"])],
+    ids=["cancel", "cash"],
 )
 def test_a_closing_that_money_overtook_is_409_already_paid(world: World, act: Act, discrepancies: list[str]) -> None:
-    """Rule 5: the money had moved; what was paid in cash as well is shown, to be refunded."""
+    """Rule 5: the money had moved; a person delivers or refunds, or refunds what was paid in cash as well."""
     world.engine.fail_next(Fault.DROP_AFTER, CONFIRM)
     world.engine.fail_next(Fault.KEY_IN_USE, CONFIRM, nth=2, times=None)
     unknown = told(world.create())

@@ -7,6 +7,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -185,6 +186,85 @@ def test_an_environment_that_lacks_something_is_named(monkeypatch: pytest.Monkey
         monkeypatch.delenv(name, raising=False)
     ran = CliRunner().invoke(main, ["ledger", "show"])
     assert (ran.exit_code, "STRIPE_API_KEY: set it" in ran.output) == (2, True)
+
+
+# --- Whom it is told --------------------------------------------------------------------------------------------------
+
+
+READS = {
+    *("ledger show", "audit list", "audit show", "show", "list", "find", "dead-letters list", "dead-letters show"),
+    *("notices preview", "notices secret"),
+}
+
+
+def commands(group: click.Group = main, above: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Name every command there is."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{above}{name} ")
+        else:
+            yield f"{above}{name}", command
+
+
+WRITES = {name: command for name, command in commands() if name not in READS}
+
+
+def untold(world: World) -> World:
+    """Have a command line that is not told whom notices reach, and so would note none."""
+    settings = replace(world.parts.settings, notify_url=None)
+    world.parts = replace(world.parts, settings=settings)
+    return world
+
+
+def filled_in(name: str, charge_id: str) -> list[str]:
+    """Type a command with all that it needs."""
+    options = {
+        "ledger reopen": ["--restore-point", "2026-11-24T08:00:00Z", "--yes"],
+        "payment-method": [charge_id, "pm_card_visa"],
+        "out-of-band": [charge_id, "--reference", "receipt 17"],
+        "cancel": [charge_id, "--reason", "a mistake"],
+        "settle": [charge_id, "--note", "x"],
+        "erase": [charge_id, "--yes"],
+        "dead-letters settle": [charge_id, "--note", "x"],
+        "audit run": [],
+    }
+    return [*name.split(), *options.get(name, [charge_id])]
+
+
+def test_every_command_is_known_to_read_or_to_write() -> None:
+    """Whoever adds one decides: only what writes asks whom it is told."""
+    asking = {name for name, command in commands() if "tell_nobody" in {each.name for each in command.params}}
+    assert asking == set(WRITES)
+    assert {name for name, _ in commands()} >= READS
+    assert len(WRITES) == 10
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_nothing_is_written_that_nobody_would_ever_hear_of(stuck: World, name: str) -> None:
+    """A bare environment closes no charge: the outbox would be empty for good."""
+    before = dict(stuck.store._entities)
+    words = filled_in(name, stuck.charge().id)
+    refused = run(untold(stuck), *words)
+    assert (refused.exit_code, "terraform output -raw environment" in refused.output) == (2, True)
+    assert stuck.store._entities == before
+    assert stuck.money_moved() == []
+
+
+def test_where_nobody_is_ever_told_it_is_done_when_that_is_said(stuck: World) -> None:
+    """And what reads needs no such word."""
+    untold(stuck)
+    stuck.acted_at.append(stuck.clock.now())
+    assert run(stuck, "show", stuck.charge().id).exit_code == 0
+    done = run(stuck, "payment-method", stuck.charge().id, "pm_card_visa", "--tell-nobody")
+    assert done.exit_code == 0, done.output
+    assert stuck.charge().status == "succeeded"
+
+
+def test_nobody_is_kept_from_hearing_by_a_word(stuck: World) -> None:
+    """The charge would be told all the same; so the word is refused."""
+    refused = run(stuck, "cancel", stuck.charge().id, "--reason", "x", "--tell-nobody")
+    assert (refused.exit_code, "NOTIFY_URL is set" in refused.output) == (2, True)
+    assert stuck.charge().status == "declined"
 
 
 # --- Dead letters -----------------------------------------------------------------------------------------------------
@@ -390,6 +470,19 @@ def test_an_act_does_what_the_api_does_and_says_who(
     assert ("me" in {entry.actor for entry in stuck.charge().history}) == (words[0] != "look")
     stuck.settle()
     assert stuck.check() == []
+
+
+def test_s7_another_customer_is_charged_in_place_of_one_who_is_gone(world: World) -> None:
+    """With their own payment method."""
+    world.at_stripe("DELETE", f"/v1/customers/{world.customer}")
+    world.create(key="order-2")
+    name = world.charge("order-2").id
+    refused = run(world, "payment-method", name, "pm_card_visa")
+    assert (refused.exit_code, "customer is gone" in refused.output) == (1, True), refused.output
+    new = str(world.at_stripe("POST", "/v1/customers")["id"])
+    done = run(world, "payment-method", name, "pm_card_visa", "--customer", new)
+    assert (done.exit_code, done.stdout.split()[0]) == (0, "succeeded"), done.output
+    assert world.money_moved("order-2") == [1999]
 
 
 def test_an_act_that_does_not_fit_changes_nothing(world: World) -> None:

@@ -1,17 +1,19 @@
 """What needs somebody, and how a person settles what nobody explains: it moves no money, and is never lost."""
 
 import dataclasses
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
 import pytest
 
-from shared import policy
-from shared.charge import Act, Audience, Chosen, Reviewed, Seen, Status, Topic, charge_id
+from shared import desk_pages, letters, policy
+from shared.charge import Act, Audience, Chosen, Failure, Reviewed, Seen, Status, Topic, charge_id
 from shared.desk import PER_SHARD, SHOWN
+from shared.desk_pages import Frame
 from shared.reconcile import FINDING
 from shared.store import CHARGE, SHARDS
-from tests.script import DAY, MINUTE, START, answered
+from tests.script import DAY, MINUTE, START, Script, answered
 from tests.test_webhook_function import another, unknown_but_paid
 from tests.world import KEY, Fault, World
 
@@ -279,3 +281,39 @@ def test_a_finding_that_no_charge_can_keep_is_shown_and_settled(world: World) ->
     assert settled.at == START
     assert not world.parts.ledger.record_once(FINDING, found.name, written)
     assert world.parts.desk.settle("pi_2-account_differs", "no such", "me") is None
+
+
+def _account_gone() -> Script:
+    script = Script(account="acct_gone")
+    error = Failure(type="invalid_request_error", code="account_invalid")
+    script.reply(Seen.MISSING_OBJECT, error=error)
+    return script
+
+
+def _card_gone() -> Script:
+    script = Script()
+    error = Failure(type="invalid_request_error", code="resource_missing", param="payment_method")
+    script.reply(Seen.MISSING_OBJECT, error=error)
+    return script
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        (lambda: answered(Seen.HELD), "Capture it at Stripe if it is to be taken"),
+        (_account_gone, "Have it connected again"),
+        (_card_gone, None),
+    ],
+    ids=["held", "account", "card"],
+)
+def test_the_page_of_a_blocked_charge_says_what_is_to_be_mended(
+    world: World, way: Callable[[], Script], said: str | None
+) -> None:
+    """Also where Stripe gave no reason. A card that is gone is the customer's. It has no commands, and names none."""
+    frame = Frame(actor="me@example.com", now=world.clock.now(), livemode=False, mark="", settings=world.parts.settings)
+    charge = way().charge
+    assert charge.status is Status.BLOCKED
+    html = desk_pages.of_charge(frame, charge, mark="", customer_url=None).html
+    assert "command" not in html
+    assert (letters.mend(charge) in html) == (said is not None)
+    assert (said or "") in html

@@ -47,9 +47,10 @@ PERSONAL: Final[Mapping[str, Any]] = {
 
 NOT_PERSONAL: Final[Mapping[type, str]] = {  # Of each part of a charge, what an erasure leaves, and why it may.
     Charge: "id body_digest terms payment_method livemode status create created_at updated_at expires_at due_at "
-    "version generation epoch sweeps swept_until lease_until payment_intent attempts orphans refunds restored_at "
-    "lost_since closing cancel_reason blocked_on next_attempt_at pays_elsewhere_since last_error amount_received "
-    "amount_refunded crashes discrepancies outbox history succeeded_at erased_at",
+    "version generation epoch sweeps swept_until lease_until payment_intent attempts orphans orphans_refused refunds "
+    "restored_at lost_since closing cancel_reason blocked_on next_attempt_at pays_elsewhere_since last_error "
+    "amount_received amount_refunded crashes discrepancies discrepancies_left_out outbox history succeeded_at "
+    "erased_at",
     Terms: "amount currency customer payment_method account retry expires_at application_fee_amount transfer_data "
     "on_behalf_of",  # Ids of Stripe's objects.
     Request: "idempotency_key operation api_version payment_intent standing sends unanswered first_sent_at burnt_at "

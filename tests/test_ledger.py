@@ -577,6 +577,7 @@ CHARGES = st.builds(
     payment_intent=st.none() | TEXTS,
     attempts=st.lists(ATTEMPTS, max_size=2).map(tuple),
     orphans=st.lists(TEXTS, max_size=2).map(tuple),
+    orphans_refused=st.lists(TEXTS, max_size=2).map(tuple),
     closing=st.none() | CLOSINGS,
     cancel_reason=st.none() | st.sampled_from(CancelReason),
     blocked_on=st.none() | st.sampled_from(Party),

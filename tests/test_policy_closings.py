@@ -1,9 +1,11 @@
 """Rule 5: a wish to end a charge is committed before it is sent, carried out at Stripe, and never lost."""
 
+from typing import Any
+
 import pytest
 
 from shared import policy
-from shared.charge import Act, CancelReason, Fetched, Seen, Status
+from shared.charge import Act, Audience, CancelReason, Fetched, Seen, Status, Topic
 from shared.policy import Fetch, List, Rest, Send, Then
 from tests.script import (
     CARD_DECLINED,
@@ -77,7 +79,7 @@ def test_a_closing_that_comes_too_late_finds_the_charge_paid() -> None:
     script.look(Seen.SUCCEEDED)
     assert script.status() is Status.SUCCEEDED
     assert script.charge.cancel_reason is None
-    assert script.charge.discrepancies == ()
+    assert [found.kind for found in script.charge.discrepancies] == ["paid_after_cancel_asked"]
     assert script.choose(Act.CANCEL).refusal == "already_paid"
 
 
@@ -87,6 +89,45 @@ def test_cash_for_a_charge_that_was_paid_meanwhile_is_a_discrepancy() -> None:
     script.reply(Seen.SUCCEEDED)
     assert script.status() is Status.SUCCEEDED
     assert [found.kind for found in script.charge.discrepancies] == ["paid_twice"]
+
+
+@pytest.mark.parametrize("ends", ["cancel", "expire"])
+def test_a_cancel_that_money_overtakes_is_told_to_the_customer_and_to_the_operator(ends: str) -> None:
+    """Nobody had written to them before. They believe that it is canceled: it is to be delivered, or given back."""
+    script = Script(limits=policy.Limits(reaches=frozenset(Audience)))
+    script.reply(Seen.UNCONFIRMED)
+    script.reply(Seen.NO_REPLY)
+    if ends == "cancel":
+        script.choose(Act.CANCEL)
+    else:
+        script.wake(policy.EXPIRES_AFTER)
+    assert script.charge.closing is not None
+    assert script.charge.closing.kind == ends
+    assert not script.charge.outbox
+    script.event(Seen.SUCCEEDED)
+
+    assert script.status() is Status.SUCCEEDED
+    assert [found.kind for found in script.charge.discrepancies] == ["paid_after_cancel_asked"]
+    told = {(notice.audience, notice.topic) for notice in script.charge.outbox}
+    assert told == {
+        (Audience.CUSTOMER, Topic.PAID),
+        (Audience.OPERATOR, Topic.DISCREPANCY),
+        (Audience.CALLER, Topic.OUTCOME),
+    }
+
+
+@pytest.mark.parametrize("act", [Act.CANCEL, Act.OUT_OF_BAND])
+def test_a_customer_is_told_of_money_that_comes_after_the_charge_was_closed(act: Act) -> None:
+    """They may have been told that none will be taken; a closing that nothing overtakes is no news to them."""
+    script = Script(limits=policy.Limits(reaches=frozenset({Audience.CUSTOMER})))
+    script.reply(Seen.UNCONFIRMED)
+    script.send()
+    script.choose(act)
+    script.reply(Seen.CANCELED)
+    assert script.charge.final
+    assert not script.charge.outbox
+    script.event(Seen.SUCCEEDED)
+    assert [notice.topic for notice in script.charge.outbox] == [Topic.PAID]
 
 
 @pytest.mark.parametrize("seen", sorted(set(Seen) - {Seen.SUCCEEDED, Seen.CANCELED}))
@@ -390,6 +431,7 @@ def test_an_expired_charge_that_had_paid_is_paid() -> None:
     assert isinstance(script.step(), Fetch)
     script.look(Seen.SUCCEEDED)
     assert script.status() is Status.SUCCEEDED
+    assert [found.kind for found in script.charge.discrepancies] == ["paid_after_cancel_asked"]
 
 
 def test_a_closing_charge_waits_to_be_sent_again_not_to_be_decided_again() -> None:
@@ -407,6 +449,100 @@ def test_a_delivery_that_died_while_closing_an_unknown_charge_says_unknown() -> 
     script.charge = changed(script, status=Status.PENDING).charge
     script.wake(MINUTE)
     assert script.status() is Status.UNKNOWN
+
+
+def paid_elsewhere() -> Script:
+    """Declined, and paid by another PaymentIntent; the recorded one is canceled."""
+    script = declined()
+    script.fetched(Seen.SUCCEEDED, name="pi_first")
+    script.reply(Seen.CANCELED)
+    assert script.status() is Status.PAID_OUT_OF_BAND
+    return script
+
+
+def kept(script: Script, name: str, **more: Any) -> None:
+    """The look that is asked for before anything is given back shows that this one keeps its money."""
+    step = script.step()
+    assert isinstance(step, Fetch)
+    assert (step.payment_intent, step.with_charges) == (name, True)
+    shown = intent(script.charge, Seen.SUCCEEDED, name)
+    script.observe(Fetched(payment_intent=shown, **{"amount_refunded": 0, **more}))
+
+
+def test_of_two_that_paid_elsewhere_the_first_keeps_its_money() -> None:
+    """And the second gives it back, once; a third does, too."""
+    script = paid_elsewhere()
+    for name in ("pi_second", "pi_third"):
+        script.fetched(Seen.SUCCEEDED, name=name)
+        kept(script, "pi_first")
+        assert script.send().payment_intent == name
+        script.answer(Seen.REFUNDED)
+        script.fetched(Seen.SUCCEEDED, name=name)
+    assert script.charge.done
+    assert [(found.kind, found.payment_intent, bool(found.settled)) for found in script.charge.discrepancies] == [
+        ("paid_elsewhere", "pi_first", False),
+        ("paid_twice", "pi_second", True),
+        ("paid_twice", "pi_third", True),
+    ]
+
+
+def test_two_that_pay_while_the_recorded_one_is_being_canceled_are_one_too_many() -> None:
+    """The second is given back once the closing is done."""
+    script = declined()
+    script.fetched(Seen.SUCCEEDED, name="pi_first")
+    script.fetched(Seen.SUCCEEDED, name="pi_second")
+    assert script.charge.refunds == ()
+    script.reply(Seen.CANCELED)
+    kept(script, "pi_first")
+    assert script.send().payment_intent == "pi_second"
+
+
+def test_where_a_person_refunded_the_first_that_paid_elsewhere_the_second_keeps_its_money() -> None:
+    """Which of them did what is for a person to see."""
+    script = paid_elsewhere()
+    script.fetched(Seen.SUCCEEDED, name="pi_second")
+    kept(script, "pi_first", amount_refunded=1)
+    assert script.charge.done
+    assert ("not_paid_at_stripe", "pi_first") in {(d.kind, d.payment_intent) for d in script.charge.discrepancies}
+
+
+def test_of_two_that_paid_for_a_canceled_charge_one_is_given_back() -> None:
+    """What becomes of the first is for a person; nobody pays twice meanwhile."""
+    script = closing(Act.CANCEL, declined())
+    script.reply(Seen.CANCELED)
+    script.fetched(Seen.SUCCEEDED, name="pi_first")
+    assert script.charge.refunds == ()
+    script.fetched(Seen.SUCCEEDED, name="pi_second")
+    kept(script, "pi_first")
+    assert script.reply(Seen.REFUNDED).charge.status is Status.CANCELED
+    assert [(d.payment_intent, bool(d.settled)) for d in script.charge.discrepancies] == [
+        ("pi_first", False),
+        ("pi_second", True),
+    ]
+
+
+def test_once_the_recorded_one_is_paid_after_all_what_was_paid_elsewhere_is_given_back() -> None:
+    """Nothing beats that: both others give it back."""
+    script = paid_elsewhere()
+    script.fetched(Seen.SUCCEEDED, name="pi_second")
+    script.event(Seen.SUCCEEDED)
+    assert script.status() is Status.SUCCEEDED
+    kept(script, OURS)
+    given_back = []
+    for _ in range(2):
+        given_back.append(script.send().payment_intent)
+        script.answer(Seen.REFUNDED)
+    assert given_back == ["pi_second", "pi_first"]
+    assert script.charge.done
+
+
+def test_what_is_paid_beside_cash_is_for_a_person() -> None:
+    """Whether the till or the card gives it back is not ours to say."""
+    script = closing(Act.OUT_OF_BAND, declined())
+    script.reply(Seen.CANCELED)
+    script.fetched(Seen.SUCCEEDED, name="pi_other")
+    assert script.charge.refunds == ()
+    assert script.charge.done
 
 
 def test_who_pays_twice_here_is_given_one_back_and_nobody_is_asked_to_refund_the_other() -> None:

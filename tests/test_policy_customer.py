@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from shared import policy
+from shared import codes, policy
 from shared.charge import Act, Audience, Failure, Party, Seen, Status, Topic
 from shared.policy import Fetch, Rest, Then
 from tests.script import (
+    ASKS_FOR_THE_CUSTOMER,
     CARD_DECLINED,
     DAY,
     HOUR,
@@ -19,9 +20,11 @@ from tests.script import (
     confirming,
     declined,
     recorded,
+    tried_again_after_a_burnt_key,
 )
 
 BACK = "https://pay.example.com/token/back"
+NOT_HANDLED = Failure(type="card_error", code="card_declined", decline_code="authentication_not_handled")
 AUTHENTICATION_FAILED = Failure(type="card_error", code="payment_intent_authentication_failure")
 
 
@@ -73,6 +76,67 @@ def test_a_second_authentication_that_fails_like_the_first_is_told_as_declined()
         script.look(Seen.UNCONFIRMED, last_error=AUTHENTICATION_FAILED)
         assert script.status() is Status.DECLINED
         assert script.charge.last_error == AUTHENTICATION_FAILED
+
+
+@pytest.mark.parametrize("error", [ASKS_FOR_THE_CUSTOMER, NOT_HANDLED], ids=["code", "decline code"])
+@pytest.mark.parametrize("how", ["answered", "looked at"])
+def test_a_bank_that_asks_again_after_it_was_answered_is_told_as_a_decline(how: str, error: Failure) -> None:
+    """They would be sent there for ever: their bank knows why, or another card does."""
+    script = answered(Seen.AUTHENTICATION_REQUIRED, error=ASKS_FOR_THE_CUSTOMER)
+    assert policy.reason(script.charge) == codes.AUTHENTICATE
+    script.choose(Act.RETRY, return_url=BACK)
+    if how == "answered":
+        script.reply(Seen.AUTHENTICATION_REQUIRED, error=error)
+    else:
+        script.reply(Seen.ACTION_REQUIRED)
+        script.wake()
+        script.look(Seen.UNCONFIRMED, last_error=error)
+    assert script.status() is Status.DECLINED
+    assert script.charge.last_error == error
+    assert policy.reason(script.charge) == codes.ASKED_IN_VAIN
+    assert codes.ASKED_IN_VAIN.advice is codes.Advice.CONTACT_ISSUER
+    assert policy.options(script.charge) == policy.EVERY_ACT
+
+
+@pytest.mark.parametrize("error", [ASKS_FOR_THE_CUSTOMER, NOT_HANDLED], ids=["code", "decline code"])
+def test_a_bank_that_asks_for_an_absent_customer_is_no_decline_whoever_finds_out(error: Failure) -> None:
+    """The answer was lost, and a look shows that it wants them."""
+    script = confirming()
+    script.answer(Seen.SERVER_ERROR)
+    script.now += policy.KEY_HORIZON + script.limits.quarantine
+    script.look(Seen.UNCONFIRMED, last_error=error)
+    assert script.status() is Status.ACTION_REQUIRED
+    assert policy.reason(script.charge) == codes.AUTHENTICATE
+
+
+def test_once_no_attempt_is_left_the_ways_out_without_a_card_are_open() -> None:
+    """Nothing is sent for who asks for another, nothing waits for the operator, and the customer has two ways left."""
+    script = declined()
+    while len(script.charge.attempts) < policy.ATTEMPTS_LIMIT:
+        assert policy.options(script.charge) == policy.EVERY_ACT
+        script.choose(Act.RETRY, return_url=BACK)
+        script.reply(Seen.DECLINED, error=CARD_DECLINED)
+    assert policy.exhausted(script.charge)
+    assert policy.waiting_on(script.charge) is Party.CUSTOMER
+    assert policy.options(script.charge) == policy.CLOSINGS
+    for act in (Act.RETRY, Act.PAYMENT_METHOD):
+        before = script.charge
+        assert script.choose(act).refusal == "act_does_not_fit"
+        assert script.charge == before
+    assert script.choose(Act.OUT_OF_BAND, wish=True).refusal is None
+
+
+def test_the_last_attempt_that_is_still_out_can_be_carried_on() -> None:
+    """It waits for an API key: what blocks it is mended, and it is sent as it is written."""
+    script = declined()
+    while len(script.charge.attempts) < policy.ATTEMPTS_LIMIT:
+        script.choose(Act.RETRY)
+        script.send()
+        if len(script.charge.attempts) < policy.ATTEMPTS_LIMIT:
+            script.answer(Seen.DECLINED, error=CARD_DECLINED)
+    script.answer(Seen.UNAUTHORIZED)
+    assert not policy.exhausted(script.charge)
+    assert Act.RETRY in policy.options(script.charge)
 
 
 def test_a_page_of_the_banks_that_nobody_has_answered_is_no_decline() -> None:
@@ -187,6 +251,17 @@ def test_nobody_is_promised_that_a_card_is_left_alone_while_it_may_be_charged(wh
     refusal = script.choose(Act.OUT_OF_BAND, wish=True).refusal
     assert refusal == ("already_paid" if where == "succeeded" else "act_does_not_fit")
     assert script.charge == before
+
+
+def test_no_cash_is_promised_while_an_earlier_try_is_in_doubt() -> None:
+    """A burnt key may still pay until it is a day old: who pays in cash meanwhile may have paid twice."""
+    script = tried_again_after_a_burnt_key()
+    script.answer(Seen.AUTHENTICATION_REQUIRED, error=ASKS_FOR_THE_CUSTOMER)
+    before = script.charge
+    assert script.choose(Act.OUT_OF_BAND, wish=True).refusal == "act_does_not_fit"
+    assert script.charge == before
+    script.now += DAY
+    assert script.choose(Act.OUT_OF_BAND, wish=True).refusal is None
 
 
 def test_money_that_comes_after_the_wish_is_recorded_all_the_same() -> None:

@@ -3,14 +3,14 @@
 import dataclasses
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from shared import policy
 from shared.charge import Act, Audience, Failure, Happened, Notice, Seen, Status, Topic, Woken
 from shared.policy import Limits
-from tests.script import CARD_DECLINED, DAY, HOUR, MINUTE, Script, changed, intent
+from tests.script import CARD_DECLINED, DAY, HOUR, MINUTE, START, Script, changed, intent
 
 EVERYBODY: Final = Limits(reaches=frozenset(Audience))
 REFUSED: Final = Failure(type="invalid_request_error", message="Invalid API Key provided")
@@ -126,6 +126,29 @@ def test_whoever_must_mend_a_charge_next_is_told_as_well() -> None:
     assert about(script, Audience.CUSTOMER) == [Topic.MISSING_OBJECT]
 
 
+@pytest.mark.parametrize(
+    ("terms", "error", "told"),
+    [
+        ({"account": "acct_shop"}, Failure(type="invalid_request_error", code="account_invalid"), "both"),
+        (
+            {"on_behalf_of": "acct_shop"},
+            Failure(type="invalid_request_error", code="resource_missing", param="on_behalf_of"),
+            "operator",
+        ),
+    ],
+    ids=["disconnected", "on behalf of"],
+)
+def test_an_account_that_is_gone_is_told_to_the_operator_and_no_customer_is_asked_for_a_card(
+    terms: dict[str, Any], error: Failure, told: str
+) -> None:
+    """The owner hears as well, where there is another than the operator."""
+    script = Script(limits=EVERYBODY, **terms)
+    script.reply(Seen.MISSING_OBJECT, error=error)
+    assert about(script, Audience.OPERATOR) == [Topic.MISSING_OBJECT]
+    assert about(script, Audience.ACCOUNT_OWNER) == [Topic.MISSING_OBJECT] * (told == "both")
+    assert about(script, Audience.CUSTOMER) == []
+
+
 def test_an_orphan_that_cannot_be_canceled_does_not_tell_the_customer_of_their_decline_again() -> None:
     """Declined, blocked for a while by an API key, declined still: one letter."""
     script = declined()
@@ -190,6 +213,45 @@ def test_each_new_discrepancy_is_told_and_all_that_are_left_together() -> None:
     tell(script)
     script.fetched(Seen.SUCCEEDED, name="pi_three", amount=5, amount_received=5)
     assert about(script, Audience.OPERATOR) == [Topic.DISCREPANCY] * 2
+
+
+@pytest.mark.parametrize("are_told", [True, False], ids=["told", "nobody listens"])
+@pytest.mark.parametrize(
+    ("seen", "error"),
+    [
+        (Seen.INVALID, Failure(type="invalid_request_error", code="parameter_unknown")),
+        (Seen.MISSING_OBJECT, Failure(type="invalid_request_error", code="resource_missing", param="payment_method")),
+    ],
+)
+def test_a_wish_to_pay_in_cash_does_not_tell_again_whoever_must_mend_the_charge(
+    seen: Seen, error: Failure, *, are_told: bool
+) -> None:
+    """Nothing is new to them; it is to the caller, and to whoever is to get the cash."""
+    script = confirming()
+    script.answer(seen, error=error)
+    menders = [(notice.audience, notice.topic) for notice in script.charge.outbox if notice.topic is not Topic.OUTCOME]
+    assert menders
+    before = script.charge.outbox
+    if are_told:
+        tell(script)
+    script.choose(Act.OUT_OF_BAND, wish=True)
+    assert script.status() is Status.BLOCKED
+    new = [(notice.audience, notice.topic) for notice in script.charge.outbox if notice.number > before[-1].number]
+    assert new == [(Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE), (Audience.CALLER, Topic.OUTCOME)]
+    kept = [(notice.audience, notice.topic) for notice in script.charge.outbox if notice.number <= before[-1].number]
+    assert kept[: len(menders)] == menders
+
+
+def test_a_word_beside_how_the_charge_stands_does_not_have_that_told_again() -> None:
+    """The API key works now and then; in between somebody's copy of our metadata is found, and told of."""
+    script = confirming()
+    script.answer(Seen.UNAUTHORIZED, error=REFUSED)
+    tell(script)
+    script.fetched(Seen.SUCCEEDED, name="pi_other", amount=5, amount_received=5)
+    tell(script)
+    unheard(script)
+    refused(script)
+    assert about(script, Audience.OPERATOR) == [Topic.BLOCKED, Topic.DISCREPANCY]
 
 
 # --- Again, less and less often ---------------------------------------------------------------------------------------
@@ -260,6 +322,69 @@ def test_a_wish_to_pay_in_cash_is_told_to_whoever_is_to_get_it() -> None:
         script.choose(Act.OUT_OF_BAND, wish=True)
     assert about(script, Audience.ACCOUNT_OWNER) == [Topic.PAYS_ELSEWHERE]
     assert about(script, Audience.CALLER) == [Topic.OUTCOME] * 2
+
+
+def reminded(script: Script) -> list[Audience]:
+    """Name who was reminded that nobody has noted the cash."""
+    return [notice.audience for notice in script.charge.outbox if notice.topic is Topic.NOT_NOTED]
+
+
+@pytest.mark.parametrize("account", ["acct_shop", None])
+def test_cash_that_nobody_notes_is_called_to_mind_once_before_it_ends_unpaid(account: str | None) -> None:
+    """To who gets it, and to who alone can note it; both heard of the wish. Then it ends as it would have."""
+    script = Script(limits=EVERYBODY, account=account)
+    script.reply(Seen.UNCONFIRMED)
+    script.reply(Seen.DECLINED, error=CARD_DECLINED)
+    script.choose(Act.OUT_OF_BAND, wish=True)
+    assert about(script, Audience.OPERATOR) == [Topic.PAYS_ELSEWHERE] * (account is not None)
+    tell(script)
+
+    script.waited()
+
+    assert script.now == script.charge.expires_at - policy.REMIND_BEFORE
+    both = [Audience.ACCOUNT_OWNER, Audience.OPERATOR] if account else [Audience.ACCOUNT_OWNER]
+    assert reminded(script) == both
+    tell(script)
+    script.waited()
+    assert reminded(script) == both
+    assert script.now == script.charge.expires_at
+    assert script.charge.closing is not None
+
+
+def test_who_has_little_time_left_is_reminded_halfway() -> None:
+    """And not at once."""
+    script = Script(limits=EVERYBODY, expires_at=START + DAY)
+    script.reply(Seen.UNCONFIRMED)
+    script.reply(Seen.DECLINED, error=CARD_DECLINED)
+    script.choose(Act.OUT_OF_BAND, wish=True)
+    assert reminded(script) == []
+    tell(script)
+    script.waited()
+    assert script.now == START + DAY / 2
+    assert reminded(script) == [Audience.ACCOUNT_OWNER]
+
+
+def test_where_nobody_can_be_reminded_nothing_is_woken_for_it_again_and_again() -> None:
+    """A deployment without mail."""
+    script = Script()
+    script.reply(Seen.UNCONFIRMED)
+    script.reply(Seen.DECLINED, error=CARD_DECLINED)
+    script.choose(Act.OUT_OF_BAND, wish=True)
+    script.waited()
+    assert (script.status(), script.charge.outbox) == (Status.DECLINED, ())
+    script.waited()
+    assert script.now == script.charge.expires_at
+
+
+@pytest.mark.parametrize("later", [MINUTE, policy.REMIND_BEFORE], ids=["at the end", "in time"])
+def test_who_pays_by_card_after_all_is_not_called_to_mind(later: timedelta) -> None:
+    """They do not owe it in cash any more."""
+    script = declined()
+    script.choose(Act.OUT_OF_BAND, wish=True)
+    script.choose(Act.RETRY)
+    script.reply(Seen.DECLINED, error=CARD_DECLINED)
+    script.wake(script.charge.expires_at - script.now - later)
+    assert reminded(script) == []
 
 
 def test_an_event_changes_nothing_that_is_told() -> None:

@@ -104,8 +104,11 @@ class Stripe(Script):
             self.answered_somehow(self.data.draw(st.sampled_from(keys)))
 
     def looked(self) -> None:
-        """The recorded PaymentIntent is read, whoever asked; or the look brings nothing."""
-        if self.charge.payment_intent is not None and self.mostly():
+        """The recorded PaymentIntent is read, whoever asked, or another, as asked; or the look brings nothing."""
+        step = self.step()
+        if isinstance(step, Fetch) and step.payment_intent != self.charge.payment_intent and self.mostly():
+            self.fetched(self.seen(*SHOWN, Seen.SERVER_ERROR), name=step.payment_intent)
+        elif self.charge.payment_intent is not None and self.mostly():
             seen = self.seen(*SHOWN, Seen.UNCONFIRMED, Seen.UNCONFIRMED, Seen.SERVER_ERROR)
             under_way, error = self.data.draw(st.booleans()), self.data.draw(st.sampled_from(ERRORS))
             self.fetched(seen, under_way=under_way, last_error=error)
@@ -166,8 +169,8 @@ class Stripe(Script):
         assert request.standing in {Standing.UNSENT, Standing.OUT}
         assert not (self.charge.closing and request.operation == "confirm")
         if request.operation == "refund":
-            assert self.charge.status is Status.SUCCEEDED
-            assert request.payment_intent != self.charge.payment_intent
+            assert self.charge.final
+            assert request.payment_intent not in {self.charge.payment_intent, policy._keeper(self.charge)}
             return
         assert not self.charge.final
         if request.operation != "create":
@@ -180,7 +183,11 @@ class Stripe(Script):
         assert [attempt.number for attempt in after.attempts] == list(range(1, len(after.attempts) + 1))
         assert before.payment_intent in {None, after.payment_intent}
         assert before.status is not Status.SUCCEEDED or after == dataclasses.replace(
-            before, orphans=after.orphans, discrepancies=after.discrepancies, refunds=after.refunds
+            before,
+            orphans=after.orphans,
+            orphans_refused=after.orphans_refused,
+            discrepancies=after.discrepancies,
+            refunds=after.refunds,
         )
         if before.final:
             assert after.status in {before.status, Status.SUCCEEDED}
@@ -204,6 +211,7 @@ class Stripe(Script):
         assert (after.cancel_reason is not None) == (after.status is Status.CANCELED)
         assert len(after.orphans) == len(set(after.orphans))
         assert after.payment_intent not in after.orphans
+        assert set(after.orphans_refused) <= set(after.orphans)
         if after.status in {Status.DECLINED, Status.RETRYING}:
             assert policy.doubtful_until(after, self.now) is None or before.status is after.status
             assert not any(a.sends and a.standing in {Standing.OUT, Standing.LOOK} for a in after.attempts)

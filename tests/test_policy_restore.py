@@ -20,7 +20,7 @@ from shared.charge import (
     Status,
     Terms,
 )
-from shared.policy import Fetch, List, Send
+from shared.policy import Fetch, List, Send, Then
 from tests.script import (
     AMOUNT,
     CARD_DECLINED,
@@ -58,6 +58,17 @@ def recover(*intents: PaymentIntent, lost_since: datetime | None = None, at: tim
         reaches=frozenset(Audience),
         lost_since=lost_since,
     )
+
+
+def test_a_key_of_the_lost_time_is_not_sent_again_to_explain_what_a_look_showed() -> None:
+    """The customer fails at the bank: that is told once no key of that time can act any more."""
+    script = confirming()
+    script.answer(Seen.NO_REPLY)
+    script.fetched(Seen.ACTION_REQUIRED)
+    restored(script)
+    script.look(Seen.UNCONFIRMED, last_error=CARD_DECLINED)
+    assert script.status() is Status.UNKNOWN
+    assert isinstance(script.step(), Fetch)
 
 
 def test_a_key_of_the_lost_time_is_never_sent_again() -> None:
@@ -253,6 +264,22 @@ def test_a_refund_that_fails_is_for_a_person() -> None:
     script.reply(Seen.REFUND_FAILED, error=Failure(message="expired_or_canceled_card"))
     assert {one.kind for one in script.charge.discrepancies} == {"paid_twice", "refund_failed"}
     assert script.charge.done
+
+
+@pytest.mark.parametrize("sent", [False, True], ids=["look", "refund"])
+def test_an_account_that_is_gone_settles_no_refund(sent: bool) -> None:
+    """It says nothing of any payment; once a day it is asked again, and once it is back, the money is given back."""
+    script = twice_paid() if sent else answered(Seen.SUCCEEDED)
+    if not sent:
+        script.fetched(Seen.SUCCEEDED, name="pi_extra")
+    said = script.reply(Seen.MISSING_OBJECT) if sent else script.look_failed(Seen.MISSING_OBJECT)
+    assert (said.then, said.wait) == (Then.LATER, policy.LOOK_EVERY)
+    assert not script.charge.done
+    assert [one.kind for one in script.charge.discrepancies] == ["paid_twice"]
+    script.waited()
+    if not sent:
+        script.observe(Fetched(payment_intent=intent(script.charge, Seen.SUCCEEDED), amount_refunded=0))
+    assert script.send().payment_intent == "pi_extra"
 
 
 def test_an_answer_to_a_settled_refund_changes_nothing() -> None:

@@ -434,15 +434,143 @@ def test_rule_6_an_orphan_is_canceled_before_anything_is_confirmed(seen: Seen) -
     assert script.send().operation == "confirm"
 
 
+@pytest.mark.parametrize("shown", [Seen.UNCONFIRMED, Seen.ACTION_REQUIRED, Seen.HELD])
 @pytest.mark.parametrize("seen", [Seen.UNEXPECTED_STATE, Seen.INVALID, Seen.SERVER_ERROR])
-def test_rule_6_an_orphan_that_cannot_be_canceled_is_shown_to_a_person(seen: Seen) -> None:
-    """It may have been paid: a discrepancy, not a loop."""
-    script = orphaned()
-    script.reply(seen, replayed=True)
+def test_rule_6_an_orphan_that_cannot_be_canceled_is_shown_to_a_person(seen: Seen, shown: Seen) -> None:
+    """It is read first, for it may be paid. It is not: a discrepancy, not a loop; and then the charge goes on."""
+    script = refused(seen)
+    script.look(shown)
     assert script.charge.orphans == ()
     assert [(found.kind, found.payment_intent) for found in script.charge.discrepancies] == [
         ("orphan_not_canceled", "pi_old")
     ]
+    assert (script.send().operation, script.charge.payment_intent) == ("confirm", "pi_new")
+
+
+def test_rule_6_an_orphan_that_was_paid_before_its_cancel_ends_the_charge() -> None:
+    """Nothing is confirmed on top of it; what there is to be told is not that somebody should cancel it."""
+    script = refused()
+    script.look(Seen.SUCCEEDED)
+    assert (script.charge.orphans, script.charge.orphans_refused) == ((), ())
+    assert script.charge.closing is not None
+    assert script.charge.closing.kind == "paid_elsewhere"
+    script.reply(Seen.CANCELED)
+    assert script.status() is Status.PAID_OUT_OF_BAND
+    assert [(found.kind, found.payment_intent) for found in script.charge.discrepancies] == [
+        ("paid_elsewhere", "pi_old")
+    ]
+    assert not any("-confirm-" in key for key, _ in script.sends)
+
+
+def test_rule_6_an_orphan_that_the_bank_works_on_holds_everything_up() -> None:
+    """It is read again and again; nothing is confirmed meanwhile, and nothing is closed."""
+    script = refused()
+    for _ in range(3):
+        assert script.look(Seen.PROCESSING).then is Then.LATER
+        script.waited()
+        script.choose(Act.CANCEL)
+    assert not script.charge.final
+    script.look(Seen.CANCELED)
+    assert script.charge.discrepancies == ()
+    assert script.send().payment_intent == "pi_new"
+
+
+def test_rule_6_an_orphan_that_was_canceled_already_is_no_discrepancy() -> None:
+    """The answer to the first cancel was lost, and Stripe refuses the second."""
+    script = refused()
+    script.look(Seen.CANCELED)
+    assert script.charge.orphans == ()
+    assert script.charge.discrepancies == ()
+    assert script.send().operation == "confirm"
+
+
+def test_rule_6_the_same_refusal_twice_is_one() -> None:
+    """Two deliveries sent the same cancel."""
+    script = refused()
+    before = script.charge
+    script.answer(Seen.UNEXPECTED_STATE)
+    assert script.charge == before
+
+
+@pytest.mark.parametrize("seen", [Seen.MISSING_PAYMENT_INTENT, Seen.INVALID])
+def test_rule_6_an_orphan_that_stripe_does_not_know_is_shown_to_a_person(seen: Seen) -> None:
+    """It cannot be paid, nor read again."""
+    script = refused()
+    script.look_failed(seen)
+    assert script.charge.orphans == ()
+    assert [found.kind for found in script.charge.discrepancies] == ["orphan_not_canceled"]
+    assert script.send().operation == "confirm"
+
+
+@pytest.mark.parametrize("seen", [Seen.NO_REPLY, Seen.SERVER_ERROR, Seen.LIMITED, Seen.MISSING_OBJECT])
+def test_rule_6_an_orphan_that_cannot_be_read_is_read_before_anything_is_confirmed(seen: Seen) -> None:
+    """However long that takes; where the account is gone, its owner is asked."""
+    script = refused()
+    script.look_failed(seen)
+    assert (script.status() is Status.BLOCKED) == (seen is Seen.MISSING_OBJECT)
+    script.waited()
+    script.look(Seen.SUCCEEDED)
+    assert script.charge.closing is not None
+
+
+def test_rule_6_an_orphan_that_is_paid_after_it_was_shown_to_a_person_is_seen_all_the_same() -> None:
+    """That its cancel was refused says nothing of its money; and nobody has to cancel it any more."""
+    script = refused()
+    script.look(Seen.UNCONFIRMED)
+    assert script.event(Seen.SUCCEEDED, name="pi_old").look is not None
+    script.fetched(Seen.SUCCEEDED, name="pi_old")
+    assert [(found.kind, bool(found.settled)) for found in script.charge.discrepancies] == [
+        ("orphan_not_canceled", True),
+        ("paid_elsewhere", False),
+    ]
+    assert script.event(Seen.SUCCEEDED, name="pi_old").look is None
+
+
+def test_rule_6_a_paid_orphan_is_canceled_no_more() -> None:
+    """An event was quicker than its cancel."""
+    script = orphaned()
+    script.event(Seen.SUCCEEDED, name="pi_old")
+    script.fetched(Seen.SUCCEEDED, name="pi_old")
+    assert script.charge.orphans == ()
+    assert script.send().payment_intent == "pi_new"
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_rule_6_a_paid_orphan_that_comes_back_late_is_left_at_once(late: bool) -> None:
+    """A look that was under way for long calls it an orphan again; its money is known already."""
+    script = refused()
+    script.look(Seen.SUCCEEDED)
+    found = script.charge.discrepancies
+    script.fetched(Seen.UNCONFIRMED, name="pi_old", body_digest="digest")
+    assert script.charge.orphans == ("pi_old",)
+    if late:
+        script.reply(Seen.UNEXPECTED_STATE)
+        script.look(Seen.SUCCEEDED)
+    else:
+        script.fetched(Seen.SUCCEEDED, name="pi_old")
+    assert list(script.charge.orphans) == []
+    assert script.charge.discrepancies == found
+    assert script.said.then is Then.GO_ON
+
+
+def test_rule_6_a_paid_orphan_with_another_amount_is_shown_to_a_person() -> None:
+    """Or that names no charge any more: somebody has edited it."""
+    script = refused()
+    script.look(Seen.SUCCEEDED, charge_id=None)
+    assert script.charge.orphans == ()
+    assert [found.kind for found in script.charge.discrepancies] == ["unexplained_payment"]
+
+
+def test_rule_6_an_orphan_whose_account_is_gone_is_read_once_a_day() -> None:
+    """A final charge waits for it as long as it takes."""
+    script = Script()
+    script.send()
+    script.choose(Act.CANCEL)
+    script.answer(Seen.UNCONFIRMED, key=script.charge.create.idempotency_key, name="pi_slow")
+    script.reply(Seen.MISSING_OBJECT)
+    assert script.look_failed(Seen.MISSING_OBJECT).wait == policy.LOOK_EVERY
+    assert script.charge.orphans == ("pi_slow",)
+    assert script.charge.discrepancies == ()
 
 
 def test_rule_6_a_final_charge_comes_back_for_an_orphan_by_itself() -> None:
@@ -464,6 +592,14 @@ def orphaned() -> Script:
         intent(script.charge, Seen.UNCONFIRMED, "pi_old"),
         intent(script.charge, Seen.UNCONFIRMED, "pi_new", created=START + SECOND),
     )
+    return script
+
+
+def refused(seen: Seen = Seen.UNEXPECTED_STATE) -> Script:
+    """Its cancel has been refused."""
+    script = orphaned()
+    script.reply(seen, replayed=True)
+    assert script.charge.orphans == ("pi_old",)
     return script
 
 

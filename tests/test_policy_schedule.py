@@ -1,14 +1,27 @@
 """`retry: schedule`: a decline that is worth it is tried again by itself, as far as caller, bank and networks allow."""
 
 import dataclasses
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shared import policy
-from shared.charge import Act, Failure, Seen, Status
+from shared.charge import Act, Attempt, Chosen, Failure, Seen, Status
 from shared.policy import Limits, Then
-from tests.script import CARD_DECLINED, DAY, HOUR, MINUTE, Script, intent, opened
+from tests.script import (
+    ASKS_FOR_THE_CUSTOMER,
+    CARD_DECLINED,
+    DAY,
+    HOUR,
+    MINUTE,
+    START,
+    Script,
+    intent,
+    opened,
+)
 
 SCHEDULE = (DAY, 3 * DAY, 5 * DAY, 7 * DAY)
 STOLEN = Failure(type="card_error", code="card_declined", decline_code="stolen_card")
@@ -27,6 +40,16 @@ def scheduled(*, livemode: bool = False, schedule: tuple[timedelta, ...] = SCHED
 def decline(script: Script, error: Failure = CARD_DECLINED) -> None:
     """Let the attempt that is out be declined."""
     script.answer(Seen.DECLINED, error=error)
+
+
+def hiccup(script: Script) -> None:
+    """Let the attempt that is out come to nothing by the processor's fault."""
+    script.answer(Seen.TRANSIENT_DECLINE, error=Failure(type="card_error", code="processing_error"))
+
+
+def ask(script: Script) -> None:
+    """Let the bank want the customer for the attempt that is out."""
+    script.answer(Seen.AUTHENTICATION_REQUIRED, error=ASKS_FOR_THE_CUSTOMER)
 
 
 def test_a_decline_is_tried_again_by_the_schedule_on_the_same_payment_intent_under_new_keys() -> None:
@@ -75,23 +98,29 @@ def test_without_the_callers_word_nothing_is_tried_again() -> None:
 
 
 def test_a_card_is_tried_at_most_once_a_day_in_live_mode() -> None:
-    """Whatever the schedule says; test mode may be quicker."""
+    """Whatever the schedule says: what is too early for the card is done once it is not. Test mode may be quicker."""
     quick = (HOUR, 2 * HOUR, 26 * HOUR)
     script = scheduled(livemode=True, schedule=quick)
     began = script.now
-    script.answer(Seen.DECLINED, error=CARD_DECLINED, livemode=True)
-    assert script.charge.next_attempt_at == began + 26 * HOUR
+    for after in (policy.CARD_REST, 2 * policy.CARD_REST):
+        decline(script)
+        assert script.charge.next_attempt_at == began + after
+        script.wake(began + after - script.now)
+        script.send()
+    decline(script)
+    assert script.status() is Status.DECLINED
     script = scheduled(schedule=quick)
     decline(script)
     assert script.charge.next_attempt_at == script.now + HOUR
 
 
-def test_a_charge_is_tried_at_most_eight_times_by_itself() -> None:
-    """The networks frown on more."""
+@pytest.mark.parametrize("fail", [decline, hiccup])
+def test_a_charge_is_tried_at_most_eight_times_by_itself(fail: Callable[[Script], None]) -> None:
+    """The networks frown on more, whatever comes in between."""
     script = scheduled(schedule=tuple(DAY * number for number in range(1, 20)))
     tries = 1
     while True:
-        decline(script)
+        fail(script)
         if script.status() is Status.DECLINED:
             break
         assert script.charge.next_attempt_at is not None
@@ -168,14 +197,94 @@ def test_processing_errors_have_their_own_few_tries_before_the_schedule() -> Non
     """S6: minutes, then days."""
     script = scheduled()
     for wait in policy.TRANSIENT_WAITS:
-        script.answer(Seen.TRANSIENT_DECLINE, error=Failure(type="card_error", code="processing_error"))
+        hiccup(script)
         assert script.charge.next_attempt_at == script.now + wait
         script.wake(wait)
         script.send()
-    script.answer(Seen.TRANSIENT_DECLINE, error=Failure(type="card_error", code="processing_error"))
+    hiccup(script)
     assert script.status() is Status.RETRYING
     assert script.charge.next_attempt_at is not None
     assert script.charge.next_attempt_at > script.now + HOUR
+
+
+def test_a_card_that_had_its_few_tries_at_once_is_tried_again_a_day_later() -> None:
+    """The only day of the schedule is too early by then for the networks: it is moved, not lost."""
+    script = scheduled(livemode=True, schedule=(DAY,))
+    for wait in policy.TRANSIENT_WAITS:
+        hiccup(script)
+        script.wake(wait)
+        script.send()
+    last = script.now
+    hiccup(script)
+    assert script.status() is Status.RETRYING
+    assert script.charge.next_attempt_at == last + policy.CARD_REST > START + DAY
+
+
+def test_a_processing_error_of_a_later_try_is_not_tried_again_at_once() -> None:
+    """The card has been judged before, and the customer has been told: what follows goes by the schedule."""
+    script = scheduled(livemode=True)
+    began = script.now
+    decline(script)
+    script.wake(DAY)
+    script.send()
+    hiccup(script)
+    assert script.charge.next_attempt_at == began + 3 * DAY
+
+
+def test_another_card_has_its_own_few_tries_at_once() -> None:
+    """Whatever became of the one before."""
+    script = scheduled()
+    decline(script)
+    script.choose(Act.PAYMENT_METHOD)
+    script.send()
+    hiccup(script)
+    assert script.charge.next_attempt_at == script.now + MINUTE
+
+
+@pytest.mark.parametrize("seen", [Seen.UNEXPECTED_STATE, Seen.INVALID])
+def test_what_never_reached_the_card_takes_none_of_its_few_tries(seen: Seen) -> None:
+    """Stripe refused the request itself, and somebody mended that."""
+    script = scheduled()
+    script.answer(seen, error=Failure(type="invalid_request_error"))
+    if seen is Seen.UNEXPECTED_STATE:
+        script.look(Seen.UNCONFIRMED)
+        script.waited()
+    else:
+        script.choose(Act.RETRY)
+    script.send()
+    hiccup(script)
+    assert script.charge.next_attempt_at == script.now + MINUTE
+
+
+@given(st.data())
+def test_whatever_a_bank_answers_a_card_is_tried_by_us_once_a_day_and_a_charge_eight_times(data: st.DataObject) -> None:
+    """But for the few tries at once of a card that nobody has judged yet. Customers try again as they like."""
+    days = st.lists(st.integers(1, 30 * 24 - 1), min_size=1, max_size=12, unique=True)
+    schedule = tuple(HOUR * hour for hour in sorted(data.draw(days)))
+    script = scheduled(livemode=True, schedule=schedule)
+    before: list[Attempt] = []
+    for _ in range(policy.ATTEMPTS_LIMIT - 1):
+        data.draw(st.sampled_from([hiccup, decline, ask]))(script)
+        planned = script.charge.next_attempt_at
+        by_us = planned is not None and data.draw(st.booleans())
+        before = list(script.charge.attempts)
+        if by_us and planned is not None:
+            script.wake(planned - script.now)
+        else:
+            script.now += data.draw(st.sampled_from([MINUTE, 5 * HOUR, 2 * DAY]))
+            if script.now >= script.charge.expires_at:
+                return
+            card = data.draw(st.sampled_from(["pm_card", "pm_other"]))
+            script.observe(Chosen(act=Act.PAYMENT_METHOD, actor="customer", payment_method=card))
+        script.send()
+        attempt = script.charge.attempts[-1]
+        if not by_us:
+            continue
+        assert attempt.number <= policy.SCHEDULED_LIMIT
+        earlier = [one for one in before if one.payment_method == attempt.payment_method]
+        at_once = {one.outcome for one in earlier} == {Seen.TRANSIENT_DECLINE} and len(earlier) <= 3
+        assert earlier[-1].first_sent_at is not None
+        assert at_once or script.now - earlier[-1].first_sent_at >= policy.CARD_REST
 
 
 def test_a_decline_in_doubt_is_planned_once_the_doubt_is_over() -> None:

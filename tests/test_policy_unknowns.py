@@ -720,16 +720,69 @@ def test_a_customer_who_fails_to_authenticate_is_told_and_one_who_has_not_yet_is
     assert script.status() is Status.DECLINED
 
 
-def test_a_page_shown_while_our_own_confirm_is_unexplained_is_not_its_answer() -> None:
-    """What the PaymentIntent shows may be the customer's doing; our confirm may still arrive, and charge."""
+def not_authenticated() -> Script:
+    """The answer to the confirm got lost, a look showed the bank's page, and there the customer failed."""
     script = confirming()
     script.answer(Seen.NO_REPLY)
     script.fetched(Seen.ACTION_REQUIRED)
     assert script.status() is Status.ACTION_REQUIRED
-
     script.wake(MINUTE)
     script.look(Seen.UNCONFIRMED, last_error=CARD_DECLINED)
     assert script.status() is Status.UNKNOWN
+    return script
+
+
+def test_a_failure_to_authenticate_is_told_once_the_answer_that_was_lost_has_been_heard() -> None:
+    """The same key says that the bank's page was the confirm's own doing, so nothing else will come of it."""
+    script = not_authenticated()
+    assert script.send().idempotency_key == script.charge.attempts[0].idempotency_key
+    script.answer(Seen.ACTION_REQUIRED, replayed=True)
+    script.look(Seen.UNCONFIRMED, last_error=CARD_DECLINED)
+    assert (script.status(), script.charge.last_error) == (Status.DECLINED, CARD_DECLINED)
+    assert script.now < START + HOUR
+    assert len(script.charge.attempts) == 1
+
+
+def test_a_page_shown_while_our_own_confirm_is_unexplained_is_not_its_answer() -> None:
+    """What the PaymentIntent shows may be the customer's doing; our confirm may still arrive, and charge."""
+    script = not_authenticated()
+    script.reply(Seen.SUCCEEDED)
+    assert script.status() is Status.SUCCEEDED
+    assert len(script.charge.attempts) == 1
+
+
+def test_a_page_shown_by_a_confirm_that_stripe_answers_with_a_saved_500_stays_unknown() -> None:
+    """That key can say no more: a quarantine, another attempt, and no decline is told before it is past its life."""
+    script = not_authenticated()
+    script.reply(Seen.SERVER_ERROR, replayed=True)
+    script.now += QUARANTINE
+    script.look(Seen.UNCONFIRMED, last_error=CARD_DECLINED)
+    script.reply(Seen.DECLINED, error=CARD_DECLINED)
+    assert script.status() is Status.UNKNOWN
+
+
+def test_a_bank_that_refuses_what_a_look_had_shown_with_it_is_told_once_the_confirm_is_explained() -> None:
+    """As with the bank's page."""
+    script = confirming()
+    script.answer(Seen.NO_REPLY)
+    script.fetched(Seen.PROCESSING)
+    script.wake(HOUR)
+    script.look(Seen.UNCONFIRMED, last_error=CARD_DECLINED)
+    assert script.status() is Status.UNKNOWN
+    script.reply(Seen.PROCESSING, replayed=True)
+    script.look(Seen.UNCONFIRMED, last_error=CARD_DECLINED)
+    assert script.status() is Status.DECLINED
+
+
+def test_a_confirm_that_a_look_settled_is_not_sent_again_past_its_horizon() -> None:
+    """Its key may be pruned: the failure is told once the key is past its life."""
+    script = confirming()
+    script.answer(Seen.NO_REPLY)
+    script.fetched(Seen.ACTION_REQUIRED)
+    script.now = START + policy.KEY_HORIZON
+    for _ in range(2):
+        script.look(Seen.UNCONFIRMED, last_error=CARD_DECLINED)
+        assert script.status() is Status.UNKNOWN
     script.now = START + policy.KEY_LIFE
     script.look(Seen.UNCONFIRMED, last_error=CARD_DECLINED)
     assert script.status() is Status.DECLINED
@@ -783,10 +836,10 @@ def test_no_more_attempts_than_the_limit_are_made() -> None:
         script.reply(Seen.DECLINED)
         script.choose(Act.RETRY)
     script.reply(Seen.DECLINED)
-    script.choose(Act.RETRY)
-    assert policy.waiting_on(script.charge) is Party.OPERATOR
+    assert script.choose(Act.RETRY).refusal == "act_does_not_fit"
+    assert script.status() is Status.DECLINED
     assert len(script.charge.attempts) == policy.ATTEMPTS_LIMIT
-    assert policy.due_at(script.charge, script.now, None) == script.now + policy.LOOK_EVERY
+    assert policy.due_at(script.charge, script.now, None) == script.charge.expires_at
 
 
 def test_a_burnt_key_past_the_limit_waits_for_a_person() -> None:

@@ -19,6 +19,7 @@ from shared.cli import main
 REPOSITORY: Final = Path(__file__).parent.parent
 RUNBOOK: Final = (REPOSITORY / "infra" / "RUNBOOK.md").read_text()
 SECURITY: Final = (REPOSITORY / "infra" / "SECURITY.md").read_text()
+DEPLOYING: Final = (REPOSITORY / "infra" / "terraform" / "README.md").read_text()
 TERRAFORM: Final = {path.stem: path.read_text() for path in (REPOSITORY / "infra" / "terraform").glob("*.tf")}
 CODE: Final = "".join(
     path.read_text() for folder in ("shared", "functions") for path in (REPOSITORY / folder).glob("*.py")
@@ -126,7 +127,9 @@ def test_every_queue_job_function_and_secret_is_deployed() -> None:
     functions = re.findall(r"^    (\w+) = \{", TERRAFORM["functions"].partition("  functions = {")[2], re.MULTILINE)
     queues = re.findall(r"^    (\w+) = \{", TERRAFORM["queues"].partition("  jobs = {")[0], re.MULTILINE)
     jobs = re.findall(r"^    (\w+) += \{ path", TERRAFORM["queues"], re.MULTILINE)
-    secrets = [name.lower().replace("_", "-") for name in ("STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRETS")]
+    secrets = [
+        name.lower().replace("_", "-") for name in ("STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRETS", "SIGNING_SECRETS")
+    ]
     places = {"tasks queues": queues, "scheduler jobs": jobs, "secrets": secrets, "service_name": functions}
     places["services proxy"] = functions
     seen = set()
@@ -147,9 +150,30 @@ def test_every_output_of_terraform_is_said_by_the_module_and_by_the_examples(fol
     files = (REPOSITORY / "infra" / "terraform" / folder).glob("*.tf")
     said = {name for path in files for name in re.findall(r'^output "(\w+)"', path.read_text(), re.MULTILINE)}
     named = set(re.findall(r"terraform output (?:-raw )?(\w+)", RUNBOOK + SECURITY))
+    if folder != ".":  # Where the quick start is carried out. In the module `urls` has it.
+        named |= set(re.findall(r"terraform output (?:-raw )?(\w+)", DEPLOYING))
+        assert "charge_url" in named
     assert {"console", "environment", "ttl"} <= named <= said
     (port,) = set(re.findall(r"--port=(\d+)", RUNBOOK + TERRAFORM["outputs"]))
     assert set(re.findall(r"http://localhost:(\d+)", RUNBOOK + TERRAFORM["outputs"])) == {port}
+
+
+def test_a_terminal_has_the_functions_environment_before_paidonce_is_called() -> None:
+    """All of it at once, and the secrets from where they are: what paidonce writes it writes as a function would."""
+    first = COMMANDS[: next(n for n, line in enumerate(COMMANDS) if line.startswith("paidonce "))]
+    assert first[0].startswith('eval "$(terraform output -raw environment)"')
+    exported = [line.removeprefix("export ").partition("=") for line in COMMANDS if line.startswith("export ")]
+    assert {name: "secrets versions access" in value for name, _, value in exported} == {
+        "STRIPE_API_KEY": True,
+        "SIGNING_SECRETS": True,
+    }
+
+
+def test_a_line_without_fields_of_ours_is_shown_as_well() -> None:
+    """What Python, gunicorn and Cloud Run write is text, or a request."""
+    (lines,) = (line for line in COMMANDS if line.startswith("lines() "))
+    (shown,) = re.findall(r"--format='value\(([^)]+)\)'", lines)
+    assert set(shown.split(", ")) == {"timestamp", "jsonPayload", "textPayload", "httpRequest.status"}
 
 
 def test_every_log_line_that_is_looked_for_is_logged() -> None:
@@ -204,6 +228,23 @@ def test_every_dependency_is_locked_by_hash() -> None:
     for package in packages:
         assert re.match(r"[\w.\-\[\]]+==\S+ (; .+ )?\\\n", package), package.partition("\n")[0]
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", package), package.partition("\n")[0]
+
+
+def test_what_is_installed_beside_the_lock_is_named() -> None:
+    """Whatever `make` gets by a version alone is not covered by the lock, and the page says so."""
+    tools = re.findall(r" ([@\w/-]+)(?:==|@)\$\(\w+_VERSION\)", (REPOSITORY / "Makefile").read_text())
+    assert len(tools) > 3
+    dependencies = SECURITY.partition("## Dependencies")[2].partition("\n## ")[0]
+    for tool in tools:
+        assert re.search(rf"\s{tool}[\s,.]", dependencies), tool
+
+
+def test_every_check_that_is_skipped_says_why() -> None:
+    """At the resource; checkov shows the reason beside what it left out."""
+    skipped = re.findall(r"checkov:skip=(\w+):?(.*)", "".join(TERRAFORM.values()))
+    assert len(skipped) == 4
+    for check, reason in skipped:
+        assert len(reason) > 40, check
 
 
 def test_the_times_that_are_promised_are_the_codes() -> None:

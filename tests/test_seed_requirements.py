@@ -148,6 +148,24 @@ def test_s7_a_deleted_card_tells_the_account_owner_and_a_new_card_is_charged(ope
     assert script.status() is Status.SUCCEEDED
 
 
+def test_s7_a_deleted_customer_gives_a_new_card_as_a_new_customer_who_is_charged_under_a_new_key() -> None:
+    """404 of the create: the flow that gets a new card works without the customer that it can no longer be for."""
+    script = Script()
+    script.reply(Seen.MISSING_OBJECT, error=policy.NO_CUSTOMER)
+    assert policy.waiting_on(script.charge) is Party.ACCOUNT_OWNER
+    script.wake(DAY)
+    assert len(script.sends) == 1
+
+    script.choose(Act.PAYMENT_METHOD, customer="cus_new")
+    request = script.send()
+    assert '"cus_new"' in request.parameters
+    assert request.idempotency_key != script.sends[0][0]
+    script.answer(Seen.UNCONFIRMED, customer="cus_new")
+    script.reply(Seen.SUCCEEDED, customer="cus_new")
+
+    assert script.status() is Status.SUCCEEDED
+
+
 def test_s8_a_5xx_may_have_charged_so_it_is_looked_at_and_never_told_as_failed() -> None:
     """Same key at once and over hours with backoff; a look each time; and the webhook closes it."""
     script = recorded()

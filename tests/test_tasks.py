@@ -15,11 +15,13 @@ import grpc
 import pytest
 from google.cloud import tasks_v2
 
+from shared import log
 from shared.tasks import CloudTasks, Task, task_name
 
 QUEUE: Final = "projects/p/locations/l/queues/charges"
 TIMEOUT_SECONDS: Final = 0.5
 NOON: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
+TRACE: Final = "0af7651916cd43dd8448eb211c80319c"
 TASK: Final = Task(name="c1-g1-e1", url="https://charge-x.run.app/some/c1/deliver", body=b'{"enqueued_at": 1.5}')
 
 
@@ -93,6 +95,36 @@ def test_a_task_may_wait_for_its_time(queue: Queue) -> None:
     (request,) = queue.created
     assert request.task.schedule_time == NOON
     assert dict(request.task.http_request.headers) == {"X-Reason": "retry"}
+
+
+@pytest.mark.parametrize(
+    ("header", "passed_on"),
+    [
+        ({"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}, f"00-{TRACE}-b7ad6b7169203331-01"),
+        ({"traceparent": f"00-{TRACE}-b7ad6b7169203331-00"}, f"00-{TRACE}-b7ad6b7169203331-00"),
+        ({"traceparent": f"cc-{TRACE}-b7ad6b7169203331-01-of another version"}, f"00-{TRACE}-b7ad6b7169203331-01"),
+        ({"X-Cloud-Trace-Context": f"{TRACE}/10;o=1"}, f"00-{TRACE}-000000000000000a-01"),
+        ({"X-Cloud-Trace-Context": TRACE}, None),
+        ({"traceparent": f"00-{TRACE}-{'0' * 16}-01"}, None),
+        ({"traceparent": f"00-{'0' * 32}-b7ad6b7169203331-01"}, None),
+        ({"traceparent": "00-\r\nX-Evil: 1"}, None),
+        ({}, None),
+    ],
+)
+def test_a_task_belongs_to_the_trace_of_the_request_that_made_it(
+    queue: Queue, header: dict[str, str], passed_on: str | None
+) -> None:
+    """Written anew from what was read, and nothing where nothing was: so logs of a redelivery are found with it."""
+    with log.request(header):
+        assert tasks(queue.address).create(TASK)
+        made_in = log.trace()
+
+    sent = dict(queue.created[0].task.http_request.headers)
+    assert sent.pop("traceparent", None) == passed_on
+    assert sent == {"Content-Type": "application/json"}
+    if passed_on is not None:
+        with log.request({"traceparent": passed_on}):
+            assert log.trace() == made_in
 
 
 def test_a_task_proves_who_sends_it_to_the_service_that_it_is_for(queue: Queue) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final, cast
 
 import grpc
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from shared import __version__, telemetry
 from shared.settings import NEEDS, Settings
+from shared.tasks import CloudTasks, Task
 from shared.telemetry import Telemetry
 from tests import otlp
 from tests.otlp import Receiver, attributes
@@ -121,6 +123,32 @@ def test_a_trace_that_nobody_records_is_not_recorded_and_is_counted_all_the_same
     charged(world, traceparent=NOT_SAMPLED)
     assert receiver.spans == []
     assert receiver.values("paidonce.charges") == {("pending",): 1, ("succeeded",): 1}
+
+
+def test_a_redelivery_by_a_task_is_a_part_of_the_trace_that_made_the_task(
+    gathered: Telemetry, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the span in which it was made, whenever it comes."""
+    made: list[Any] = []
+    queue = CloudTasks(
+        project="p",
+        location="l",
+        queue="charges",
+        invoker=None,
+        emulator_host="127.0.0.1:1",
+        dispatch_deadline=timedelta(seconds=105),
+    )
+    client = SimpleNamespace(create_task=lambda *, task, **_: made.append(task))
+    monkeypatch.setattr(queue, "_connected", lambda: client)
+    with telemetry.request({"traceparent": SAMPLED}), telemetry.span("charge"):
+        assert queue.create(Task(name="n", url="https://charge.example.com/c1/deliver", body=b"{}"))
+    with telemetry.request(dict(made[0].http_request.headers)), telemetry.span("deliver"):
+        pass
+    gathered.end()
+
+    assert {span.trace_id.hex() for span in receiver.spans} == {TRACE}
+    assert receiver.span("deliver").parent_span_id == receiver.span("create_task").span_id
+    assert receiver.span("create_task").parent_span_id == receiver.span("charge").span_id
 
 
 def test_what_is_counted(gathered: Telemetry, receiver: Receiver) -> None:

@@ -1,5 +1,6 @@
 """Parts are built once, lazily, from the environment; importing a function costs nothing and needs nothing."""
 
+import json
 import os
 import queue
 import subprocess
@@ -136,6 +137,22 @@ def test_what_is_logged_beside_the_request_has_its_trace() -> None:
     assert found.get(timeout=10) == trace
 
 
+def test_what_goes_wrong_beside_the_request_is_a_line_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    """Without what it says; Python's own would be plain text, with it."""
+    says = "of jane"  # Not where it is raised: a stack quotes the code.
+
+    def fail() -> None:
+        raise LookupError(says)
+
+    before = set(threading.enumerate())
+    wiring._in_thread(fail)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+    written = capfd.readouterr()
+    assert (written.err, json.loads(written.out)["exception"]) == ("", "LookupError")
+    assert "jane" not in written.out
+
+
 @pytest.mark.parametrize("function", NEEDS)
 def test_importing_a_function_reads_no_environment_and_opens_no_connection(function: str) -> None:
     """In a process of its own, with an empty environment, and sockets that refuse to be opened."""
@@ -169,16 +186,16 @@ import functions.{function}
 
 # fmt: off
 LIBRARIES: Final = frozenset(
-    {"flask", "functions_framework", "google", "grpc", "itsdangerous", "msgspec", "requests", "stripe"}
+    {"flask", "functions_framework", "google", "grpc", "itsdangerous", "msgspec", "requests", "stripe", "werkzeug"}
 )
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     # the function   what our modules import at its start, of the packages that are installed
-    "charge":        LIBRARIES | {"werkzeug"},
+    "charge":        LIBRARIES,
     "webhook":       LIBRARIES,
     "reconcile":     LIBRARIES,
-    "notify":        LIBRARIES | {"werkzeug", "jinja2", "babel"},
-    "portal":        LIBRARIES | {"werkzeug", "jinja2", "babel"},
-    "console":       LIBRARIES | {"werkzeug", "jinja2", "babel"},
+    "notify":        LIBRARIES | {"jinja2", "babel"},
+    "portal":        LIBRARIES | {"jinja2", "babel"},
+    "console":       LIBRARIES | {"jinja2", "babel"},
 }
 # fmt: on
 

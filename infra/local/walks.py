@@ -23,11 +23,17 @@ class Walk:
 
     name: str
     way: str
+    ends: str  # The status that it ends with, if all is well.
     stack: Stack
     key: str
     charge: dict[str, Any] = field(default_factory=dict)
     mails: tuple[str, ...] = ()
     moved: int = 0
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it ended as it should, and the money moved as the ledger says."""
+        return self.charge["status"] == self.ends and self.moved == (self.ends == "succeeded")
 
     @property
     def address(self) -> str:
@@ -119,19 +125,19 @@ def _card_gone(walk: Walk) -> None:
     walk.end(mails=2)
 
 
-WALKS: Final[tuple[tuple[str, str, Callable[[Walk], None]], ...]] = (
-    ("declined", "another card, on Stripe's page", _another_card),
-    ("the bank asks", "the customer confirms", _authenticated),
-    ("declined", "paid in cash, noted by the seller", _cash),
-    ("declined", "the customer cancels", _canceled),
-    ("declined, retry: schedule", "tried again by itself", _scheduled),
-    ("the card is gone (404)", "another card, under a new key", _card_gone),
+WALKS: Final[tuple[tuple[str, str, str, Callable[[Walk], None]], ...]] = (
+    ("declined", "another card, on Stripe's page", "succeeded", _another_card),
+    ("the bank asks", "the customer confirms", "succeeded", _authenticated),
+    ("declined", "paid in cash, noted by the seller", "paid_out_of_band", _cash),
+    ("declined", "the customer cancels", "canceled", _canceled),
+    ("declined, retry: schedule", "tomorrow, by itself", "retrying", _scheduled),
+    ("the card is gone (404)", "another card, under a new key", "succeeded", _card_gone),
 )
 
 
 def walk(stack: Stack) -> Iterator[Walk]:
     """Let one charge of each kind walk its way out."""
-    for number, (name, way, go) in enumerate(WALKS, start=1):
-        one = Walk(name=name, way=way, stack=stack, key=f"walk-{number}")
+    for number, (name, way, ends, go) in enumerate(WALKS, start=1):
+        one = Walk(name=name, way=way, ends=ends, stack=stack, key=f"walk-{number}")
         go(one)
         yield one

@@ -15,9 +15,9 @@ locals {
     }
     open_charge_age = {
       lines       = ["decided"]
-      where       = "jsonPayload.status=(\"pending\" OR \"unknown\")"
+      where       = "jsonPayload.status=(\"pending\" OR \"unknown\") AND jsonPayload.age_seconds>=60" # Every charge is pending for its first second.
       value       = "age_seconds"
-      description = "Age in seconds of charges that still waited for the system after a delivery."
+      description = "Age in seconds of charges that still waited for the system after a delivery, a minute old or more."
     }
     overdue_charge_age = {
       lines       = ["swept"]
@@ -34,7 +34,7 @@ locals {
       description = "Seconds since the time up to which Stripe has been held against the ledger."
     }
     discrepancies = {
-      lines       = ["a discrepancy was recorded"]
+      lines       = ["a discrepancy was recorded", "a discrepancy found no room"]
       description = "What Stripe says and the ledger does not explain, or the other way round."
     }
     dead_letters = {
@@ -49,12 +49,23 @@ locals {
       lines       = ["an event came without a valid signature"]
       description = "Calls of the webhook without a valid signature."
     }
+    stuck = {
+      lines       = ["a notice waits for long", "a notice reaches nobody", "an account cannot be audited", "a charge cannot be read"]
+      description = "What does not go on by itself, and is logged once or now and then."
+    }
     errors = {
       lines       = []
       where       = "severity>=ERROR"
       description = "Log lines of severity ERROR: the functions' own, and requests answered 5xx."
     }
   }
+
+  filters = { for name, metric in local.metrics : name => join(" AND ", compact([
+    local.of_ours,
+    # A line that has nothing but its message may be kept as text.
+    length(metric.lines) == 0 ? "" : format("(jsonPayload.message=(%[1]s) OR textPayload=(%[1]s))", join(" OR ", [for line in metric.lines : "\"${line}\""])),
+    try(metric.where, ""),
+  ])) }
 }
 
 # Cloud Run logs the address of every request by itself, and a customer's link is an address: whoever may read the log
@@ -64,7 +75,8 @@ locals {
 # how they were answered (it is on the dashboard), and our own lines say what was done, without a link.
 # The console's request log is kept: its paths name charges, letters and audits, and an id opens nothing; what an operator
 # looks for is posted, and so in no address. It tells when somebody looked, which no line of ours does.
-# It works on the project's own log buckets. A sink of a folder or an organisation needs one of its own.
+# It works on the project's `_Default` sink and on no other: whoever has another sink, in the project or above it, gives
+# that an exclusion of its own.
 resource "google_logging_project_exclusion" "portal_requests" {
   project     = var.project
   name        = "${var.name}-portal-requests"
@@ -77,15 +89,10 @@ resource "google_logging_project_exclusion" "portal_requests" {
 resource "google_logging_metric" "metric" {
   for_each = local.metrics
 
-  project     = var.project
-  name        = "${var.name}/${each.key}"
-  description = each.value.description
-  filter = join(" AND ", compact([
-    local.of_ours,
-    # A line that has nothing but its message may be kept as text.
-    length(each.value.lines) == 0 ? "" : format("(jsonPayload.message=(%[1]s) OR textPayload=(%[1]s))", join(" OR ", [for line in each.value.lines : "\"${line}\""])),
-    try(each.value.where, ""),
-  ]))
+  project          = var.project
+  name             = "${var.name}/${each.key}"
+  description      = each.value.description
+  filter           = local.filters[each.key]
   value_extractor  = can(each.value.value) ? "EXTRACT(jsonPayload.${each.value.value})" : null
   label_extractors = { for field in keys(try(each.value.labels, {})) : field => "EXTRACT(jsonPayload.${field})" }
 
@@ -121,87 +128,94 @@ resource "google_logging_metric" "metric" {
 }
 
 locals {
-  window = "600s" # Ten minutes: no charge that waits for the system is left alone for longer.
+  # How PromQL writes the names of the metrics.
+  counters = { for name, metric in google_logging_metric.metric :
+    name => "logging_googleapis_com:user_${replace(metric.name, "/[^a-zA-Z0-9_]/", "_")}"
+  }
 
-  # More than `threshold` in ten minutes; for an age, its highest.
+  # One line of `metric` for which `where` holds is enough; with `more_than`, it takes more than that in ten minutes of
+  # those with `labels`. An age is held against its limit line by line, and never as a percentile or a mean: ordinary
+  # charges, of which each is young, would hide an old one among them.
   alerts = {
     old_charge = {
-      title     = "A charge is old and still waits for the system"
-      metric    = "open_charge_age"
-      threshold = var.alert_thresholds.old_charge_minutes * 60
-      severity  = "ERROR"
-      todo      = "Its outcome is unknown to us, and nobody has been told that it failed. Look for `decided` lines with a high age_seconds, and at Stripe's status page. It settles by itself once Stripe or the bank answers."
+      title    = "A charge is old and still waits for the system"
+      metric   = "open_charge_age"
+      where    = "jsonPayload.age_seconds>${var.alert_thresholds.old_charge_minutes * 60}"
+      severity = "ERROR"
+      todo     = "Its outcome is unknown to us, and nobody has been told that it failed. Look for `decided` lines with a high age_seconds, and at Stripe's status page. It settles by itself once Stripe or the bank answers."
     }
     overdue_charge = {
-      title     = "A charge is old and was found overdue by the sweep"
-      metric    = "overdue_charge_age"
-      threshold = var.alert_thresholds.old_charge_minutes * 60
-      severity  = "ERROR"
-      todo      = "Its task did not come. Is the charges queue paused, or its rate too low? Is the charge function failing?"
+      title    = "A charge is old and was found overdue by the sweep"
+      metric   = "overdue_charge_age"
+      where    = "jsonPayload.oldest_seconds>${var.alert_thresholds.old_charge_minutes * 60}"
+      severity = "ERROR"
+      todo     = "Its task did not come. Is the charges queue paused, or its rate too low? Is the charge function failing?"
     }
     unknown = {
       title     = "Many outcomes are unknown"
       metric    = "decisions"
-      where     = "metric.labels.status=\"unknown\""
-      threshold = var.alert_thresholds.unknown
+      labels    = "status=\"unknown\""
+      more_than = var.alert_thresholds.unknown
       severity  = "WARNING"
       todo      = "Stripe answers late, badly or not at all: see its status page. Everything is repeated under the same keys; there is nothing to do by hand."
     }
     blocked = {
-      title     = "A charge is blocked"
-      metric    = "decisions"
-      where     = "metric.labels.status=\"blocked\""
-      threshold = 0
-      severity  = "ERROR"
-      todo      = "Something must be mended before it can go on: read the charge (last_error, waiting_on). For `seen` = unauthorized it is the API key, and every charge waits."
+      title    = "A charge is blocked"
+      metric   = "decisions"
+      where    = "jsonPayload.status=\"blocked\""
+      severity = "ERROR"
+      todo     = "Something must be mended before it can go on: read the charge (last_error, waiting_on). For `seen` = unauthorized it is the API key, and every charge waits."
     }
     discrepancy = {
-      title     = "Stripe and the ledger disagree"
-      metric    = "discrepancies"
-      threshold = 0
-      severity  = "CRITICAL"
-      todo      = "Money may have moved that the ledger does not explain. The log line names the charge or the PaymentIntent; compare them at Stripe and refund what was paid twice."
+      title    = "Stripe and the ledger disagree"
+      metric   = "discrepancies"
+      severity = "CRITICAL"
+      todo     = "Money may have moved that the ledger does not explain. The log line names the charge or the PaymentIntent; compare them at Stripe and refund what was paid twice."
     }
     dead_letter = {
-      title     = "A task can never work"
-      metric    = "dead_letters"
-      threshold = 0
-      severity  = "ERROR"
-      todo      = "A caller sent a charge by task that is not valid. It is kept as a DeadLetter entity with the reason; nothing was charged. Mend the caller, and send it again under the same key."
+      title    = "A task can never work"
+      metric   = "dead_letters"
+      severity = "ERROR"
+      todo     = "A caller sent a charge by task that is not valid. It is kept as a DeadLetter entity with the reason; nothing was charged. Mend the caller, and send it again under the same key."
     }
     unlisted_code = {
-      title     = "Stripe said something that no table lists"
-      metric    = "unlisted_codes"
-      threshold = 0
-      severity  = "WARNING"
-      todo      = "The log line names the code. Meanwhile it counts as a decline about which the customer decides, or as what its HTTP status says; it is never retried by itself. Give it a row in shared/codes.py."
+      title    = "Stripe said something that no table lists"
+      metric   = "unlisted_codes"
+      severity = "WARNING"
+      todo     = "The log line names the code. Meanwhile it counts as a decline about which the customer decides, or as what its HTTP status says; it is never retried by itself. Give it a row in shared/codes.py."
     }
     bad_signatures = {
       title     = "Events come without a valid signature"
       metric    = "bad_signatures"
-      threshold = var.alert_thresholds.bad_signatures
+      more_than = var.alert_thresholds.bad_signatures
       severity  = "WARNING"
       todo      = "Either somebody knocks at the webhook's door, or STRIPE_WEBHOOK_SECRETS lacks the secret of the endpoint (was it rolled?). Outcomes come late meanwhile, and are not lost."
     }
     errors = {
       title     = "The functions log errors"
       metric    = "errors"
-      threshold = var.alert_thresholds.errors
+      more_than = var.alert_thresholds.errors
       severity  = "ERROR"
       todo      = "See Error Reporting, and the lines of severity ERROR."
     }
+    stuck = {
+      title    = "Something does not go on by itself"
+      metric   = "stuck"
+      severity = "ERROR"
+      todo     = "A notice that nobody takes, an account that cannot be audited, or a charge that cannot be read: the line says which. No count of errors would show it."
+    }
     late_audit = {
-      title     = "The audit is late"
-      metric    = "audit_age"
-      threshold = 2 * 24 * 3600 # It is due each day.
-      severity  = "ERROR"
-      todo      = "What Stripe says was paid is not being held against the ledger: money that nobody explains would not be noticed. `paidonce audit run` says what is in its way."
+      title    = "The audit is late"
+      metric   = "audit_age"
+      where    = "jsonPayload.behind_seconds>${2 * 24 * 3600}" # It is due each day.
+      severity = "ERROR"
+      todo     = "What Stripe says was paid is not being held against the ledger: money that nobody explains would not be noticed. `paidonce audit run` says what is in its way."
     }
   }
 }
 
-# A metric that was just made is not known to Cloud Monitoring for up to ten minutes: if the first apply ends with
-# "Cannot find metric", apply again.
+# None of them asks whether its metric is there: Cloud Monitoring gets to know a new one minutes after it was made, and
+# would refuse the alert until then.
 resource "google_monitoring_alert_policy" "alert" {
   for_each = local.alerts
 
@@ -215,20 +229,20 @@ resource "google_monitoring_alert_policy" "alert" {
   conditions {
     display_name = each.value.title
 
-    condition_threshold {
-      filter = join(" AND ", compact([
-        "resource.type=\"cloud_run_revision\"",
-        "metric.type=\"logging.googleapis.com/user/${google_logging_metric.metric[each.value.metric].name}\"",
-        try(each.value.where, ""),
-      ]))
-      comparison      = "COMPARISON_GT"
-      threshold_value = each.value.threshold
-      duration        = "0s"
+    dynamic "condition_matched_log" {
+      for_each = can(each.value.more_than) ? [] : [each.value]
 
-      aggregations {
-        alignment_period     = local.window
-        per_series_aligner   = can(local.metrics[each.value.metric].value) ? "ALIGN_PERCENTILE_99" : "ALIGN_SUM"
-        cross_series_reducer = can(local.metrics[each.value.metric].value) ? "REDUCE_MAX" : "REDUCE_SUM"
+      content {
+        filter = join(" AND ", compact([local.filters[each.value.metric], try(each.value.where, "")]))
+      }
+    }
+
+    dynamic "condition_prometheus_query_language" {
+      for_each = can(each.value.more_than) ? [each.value] : []
+
+      content {
+        query                     = "sum(increase(${local.counters[each.value.metric]}{${join(",", compact(["monitored_resource=\"cloud_run_revision\"", try(each.value.labels, "")]))}}[10m])) > ${each.value.more_than}"
+        disable_metric_validation = true
       }
     }
   }
@@ -240,10 +254,21 @@ resource "google_monitoring_alert_policy" "alert" {
 
   alert_strategy {
     auto_close = "3600s"
+
+    dynamic "notification_rate_limit" {                     # For a line it must be given, and for a count it must not.
+      for_each = can(each.value.more_than) ? [] : ["3600s"] # What is not mended is logged again every few minutes.
+
+      content {
+        period = notification_rate_limit.value
+      }
+    }
   }
+
+  depends_on = [google_project_service.api]
 }
 
-# Silence is the one thing that no line tells of.
+# Silence is the one thing that no line tells of. It rings for a sweep that has stopped and for one that has never run
+# alike, whether the metric then has zeros or nothing: a condition for absence rings only after there has been something.
 resource "google_monitoring_alert_policy" "no_sweep" {
   project               = var.project
   display_name          = "${var.name}: The sweep does not run"
@@ -256,15 +281,10 @@ resource "google_monitoring_alert_policy" "no_sweep" {
   conditions {
     display_name = "No sweep has ended well for ten minutes"
 
-    condition_absent {
-      filter   = "resource.type=\"cloud_run_revision\" AND metric.type=\"logging.googleapis.com/user/${google_logging_metric.metric["sweeps"].name}\""
-      duration = local.window
-
-      aggregations {
-        alignment_period     = "60s"
-        per_series_aligner   = "ALIGN_SUM"
-        cross_series_reducer = "REDUCE_SUM"
-      }
+    condition_prometheus_query_language {
+      query                     = "(sum(increase(${local.counters["sweeps"]}{monitored_resource=\"cloud_run_revision\"}[10m])) or vector(0)) < 1"
+      duration                  = "300s" # So long lines may take to be counted, and the first sweep to come.
+      disable_metric_validation = true
     }
   }
 
@@ -281,10 +301,14 @@ locals {
   charts = [
     { title = "Decisions by the charge's status", metric = "decisions", by = ["metric.label.status"] },
     { title = "Decisions by what was seen at Stripe", metric = "decisions", by = ["metric.label.seen"] },
-    { title = "Age of charges that wait for the system (s)", metric = "open_charge_age" },
+    { title = "Age of charges that wait for the system for a minute or more (s)", metric = "open_charge_age" },
     { title = "Oldest charge that a sweep found overdue (s)", metric = "overdue_charge_age" },
     { title = "Errors by function", metric = "errors", by = ["resource.label.service_name"] },
     { title = "Discrepancies", metric = "discrepancies" },
+    { title = "Seconds since the time up to which was audited", metric = "audit_age" },
+    { title = "Tasks that can never work", metric = "dead_letters" },
+    { title = "Codes that no table lists", metric = "unlisted_codes" },
+    { title = "What does not go on by itself", metric = "stuck" },
     { title = "Events without a valid signature", metric = "bad_signatures" },
     { title = "Sweeps", metric = "sweeps" },
   ]

@@ -4,7 +4,7 @@ output "urls" {
 }
 
 output "webhook_url" {
-  description = "The endpoint to register at Stripe, for the payment_intent.* events, of connected accounts too if you charge on theirs."
+  description = "The endpoint to register at Stripe, for checkout.session.completed and the payment_intent.* events that the quick start names; a second time with connect=true, and a secret of its own, if you charge on connected accounts."
   value       = "${local.urls.webhook}/"
 }
 

@@ -11,6 +11,7 @@ locals {
   # pile up: one of an older epoch than the sweep's ends at once.
   queues = {
     charges = {
+      function              = "charge"
       dispatches_per_second = var.charge_dispatches_per_second
       # At ten a second, fifty are five seconds of Stripe's at each: beyond that it is Stripe that is slow. And never
       # more than half of what the function can take: the other half is for callers.
@@ -21,6 +22,7 @@ locals {
       max_retry_seconds     = null
     }
     notices = {
+      function              = "notify"
       dispatches_per_second = var.notice_dispatches_per_second
       concurrent_dispatches = local.budgets.notify.max_instances * local.budgets.notify.concurrency
       min_backoff_seconds   = 10 # A mail server that is down stays down for longer.
@@ -49,6 +51,22 @@ resource "google_cloud_tasks_queue" "queue" {
     max_doublings      = 16 # Up to max_backoff, and not linearly before
     max_attempts       = each.value.max_attempts
     max_retry_duration = each.value.max_retry_seconds == null ? null : "${each.value.max_retry_seconds}s"
+  }
+
+  # Whatever address and token a task asks for, it goes to the queue's own function, and the token is good for nothing
+  # else: else whoever may add a task could have a token of the tasks' account sent to themselves. What is not named here
+  # stays the task's own: its path above all, which says of which charge it is.
+  http_target {
+    uri_override {
+      scheme                    = "HTTPS"
+      host                      = trimprefix(local.urls[each.value.function], "https://")
+      uri_override_enforce_mode = "ALWAYS"
+    }
+
+    oidc_token {
+      service_account_email = google_service_account.caller["tasks"].email
+      audience              = "${local.urls[each.value.function]}/" # As shared/tasks.py has it.
+    }
   }
 
   stackdriver_logging_config {

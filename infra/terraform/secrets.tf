@@ -24,5 +24,11 @@ resource "google_secret_manager_secret" "secret" {
     }
   }
 
-  depends_on = [google_project_service.api]
+  # The build's roles take minutes to arrive, and a build without them fails. So they come with the secrets, which are
+  # there before any function is: somebody must put their values in first.
+  depends_on = [
+    google_project_service.api,
+    google_project_iam_member.builder,
+    google_artifact_registry_repository_iam_member.builder,
+  ]
 }

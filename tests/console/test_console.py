@@ -275,6 +275,25 @@ def test_trying_again_charges_once_under_a_new_key_and_by_name(world: Console) -
     assert world.check() == []
 
 
+def test_s7_who_takes_the_place_of_a_customer_who_is_gone_is_asked_for_and_shown() -> None:
+    """Only where one can; a payment method of the one who is gone is refused."""
+    world = Console()
+    world.at_stripe("DELETE", f"/v1/customers/{world.customer}")
+    world.create()
+    assert 'name="customer"' in world.look().html
+    assert world.done(f"{PAGE}/payment-method", CHOICES["payment-method"]).status == 409
+    new = str(world.at_stripe("POST", "/v1/customers")["id"])
+    world.done(f"{PAGE}/payment-method", {**CHOICES["payment-method"], "customer": new})
+    assert world.charge().status is Status.SUCCEEDED
+    assert world.money_moved() == [1999]
+    assert new in world.look().text
+
+
+def test_no_other_customer_is_asked_for_where_there_is_one(world: Console) -> None:
+    """The card was declined, and that is all."""
+    assert 'name="customer"' not in world.look().html
+
+
 def test_closing_says_why_and_who(world: Console) -> None:
     """The note is kept with the wish."""
     world.done(f"{PAGE}/cancel", CHOICES["cancel"])

@@ -17,7 +17,9 @@ from shared.store import CHARGE, AlreadyExists, StoreUnavailable
 from tests.crash_points.explore import (
     Exploration,
     Scenario,
+    an_orphan_is_paid,
     cancel,
+    customer_gone_and_a_card_is_given,
     decline_then_another_card,
     decline_while_the_customer_pays,
     pairs,
@@ -160,6 +162,38 @@ def an_errored_insert_is_not_read_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Ledger, "insert", insert)
 
 
+def an_orphan_whose_cancel_is_refused_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """It is shown to a person, unread, and from then on what it takes is overlooked."""
+    real = policy._orphan_answered
+
+    def orphan_answered(charge: Charge, orphan: str, answer: Any, now: datetime) -> Decision:
+        decision = real(charge, orphan, answer, now)
+        if orphan not in decision.charge.orphans_refused:
+            return decision
+        found = policy._discrepancy(decision.charge, policy.NOT_CANCELED, now, orphan)
+        return policy._continue(policy._without_orphan(found, orphan))
+
+    patch.setattr(policy, "_orphan_answered", orphan_answered)
+    patch.setattr(policy, "ANSWERS_FOR", policy.ANSWERS_FOR | {policy.NOT_CANCELED})
+
+
+def the_new_customer_is_not_recorded_before_the_create_is_sent(patch: pytest.MonkeyPatch) -> None:
+    """Only the request names them."""
+    real = policy._create_again
+
+    def create_again(charge: Charge, now: datetime) -> Decision:
+        decision = real(charge, now)
+        return dataclasses.replace(decision, charge=dataclasses.replace(decision.charge, customers=()))
+
+    patch.setattr(policy, "_create_again", create_again)
+
+
+def a_new_customer_is_charged_under_the_old_key(patch: pytest.MonkeyPatch) -> None:
+    """It answers as it did before, or that the parameters differ."""
+    real = policy._with_new_create
+    patch.setattr(policy, "_with_new_create", lambda charge, _number: real(charge, 1))
+
+
 def explore(scenario: Scenario, *, both: bool) -> None:
     """Run what the crash-point suite runs of this scenario."""
     for webhooks in (True, False):
@@ -182,6 +216,9 @@ MUTATIONS: Final[tuple[tuple[Mutation, Scenario, bool], ...]] = (
     (requires_payment_method_is_taken_for_a_decline, decline_then_another_card, False),
     (a_closing_is_sent_before_it_is_committed, cancel, False),
     (an_errored_insert_is_not_read_back, pay_and_walk_away, False),
+    (an_orphan_whose_cancel_is_refused_is_forgotten, an_orphan_is_paid, False),
+    (the_new_customer_is_not_recorded_before_the_create_is_sent, customer_gone_and_a_card_is_given, False),
+    (a_new_customer_is_charged_under_the_old_key, customer_gone_and_a_card_is_given, False),
 )
 
 

@@ -168,6 +168,24 @@ def a_decline_is_told_while_a_burnt_key_is_in_doubt(patch: pytest.MonkeyPatch) -
     patch.setattr(policy, "doubtful_until", lambda _charge, _now: None)
 
 
+def what_a_look_shows_is_taken_for_an_answer(patch: pytest.MonkeyPatch) -> None:
+    """What the PaymentIntent showed may be the customer's doing, and our confirm be on its way still."""
+    patch.setattr(policy, "_settled_by_a_look", lambda _attempt: False)
+
+
+def a_confirm_that_a_look_settled_is_replaced_and_not_sent_again(patch: pytest.MonkeyPatch) -> None:
+    """The same key tells what became of it; another may come beside it."""
+    real = policy._came_back
+
+    def came_back(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
+        last = charge.attempts[-1]
+        if policy._can_be_explained(charge, last, now):
+            return policy._with_new_attempt(charge, now)
+        return real(charge, intent, now)
+
+    patch.setattr(policy, "_came_back", came_back)
+
+
 def a_burnt_create_is_replaced_without_a_list(patch: pytest.MonkeyPatch) -> None:
     """The list before a new create."""
     real = policy._create_answered
@@ -285,6 +303,12 @@ MUTANTS: Final = (
     Mutant(off=a_key_lives_for_ever, bound=_card(faults=1), breaks=world.HORIZON),
     Mutant(off=a_burnt_key_is_replaced_at_once, bound=_card(faults=1), breaks=world.ONE_KEY),
     Mutant(off=a_decline_is_told_while_a_burnt_key_is_in_doubt, bound=_card(faults=1), breaks=world.UNPAID),
+    Mutant(off=what_a_look_shows_is_taken_for_an_answer, bound=_card(faults=1, acts=1), breaks=world.UNPAID),
+    Mutant(
+        off=a_confirm_that_a_look_settled_is_replaced_and_not_sent_again,
+        bound=_card(faults=1, acts=1),
+        breaks=world.ONE_KEY,
+    ),
     Mutant(off=a_burnt_create_is_replaced_without_a_list, bound=_card(faults=1), breaks=world.FOUND),
     Mutant(off=a_burnt_key_means_a_new_payment_intent, bound=_card(faults=1), breaks=world.ONCE, despite=_sooner),
     Mutant(off=a_replayed_402_is_believed, bound=_card(faults=1, acts=1), breaks=world.BELIEVED),

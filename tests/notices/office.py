@@ -42,7 +42,8 @@ class Office:
     world: World = field(default_factory=World)
     mails: list[EmailMessage] = field(default_factory=list)
     heard: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
-    refuses: MailError | None = None  # What the mail server says.
+    refuses: MailError | None = None  # What the mail server says,
+    refuses_whom: str | None = None  # to mail for this address; None: to all.
     refuses_outcomes: bool = False
     while_asking: Callable[[], object] = _nothing  # What happens elsewhere while Stripe is asked,
     while_telling: Callable[[], object] = _nothing  # and while the message is on its way.
@@ -190,7 +191,7 @@ class _Mailbox:
 
         def take() -> None:
             self._office.while_telling()
-            if self._office.refuses is not None:
+            if self._office.refuses is not None and self._office.refuses_whom in {None, str(message["To"])}:
                 raise self._office.refuses
             self._office.mails.append(message)
 

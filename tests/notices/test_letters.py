@@ -1,6 +1,7 @@
 """What people read: complete, in their language, and to be looked at before it is sent."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -8,14 +9,29 @@ from typing import Any, Final
 import pytest
 from click.testing import CliRunner
 
-from shared import preview
-from shared.charge import Act, Audience, CancelReason, Charge, Closing, Discrepancy, Failure, Status, Topic
-from shared.letters import LETTERS, Matter, Reader, render, write
-from shared.policy import options
+from shared import letters, preview
+from shared.charge import Act, Audience, CancelReason, Charge, Closing, Discrepancy, Failure, Seen, Status, Topic
+from shared.letters import LETTERS, Matter, Reader, mend, render, write
+from shared.notices import STILL_TRUE
+from shared.policy import KEY_HORIZON, options
 from shared.words import SUPPORTED
 from tests.notices.office import Office
+from tests.script import (
+    ASKS_FOR_THE_CUSTOMER,
+    CARD_DECLINED,
+    DAY,
+    Script,
+    changed,
+    closing,
+    confirming,
+    declined,
+    intent,
+    recorded,
+    tried_again_after_a_burnt_key,
+)
 
 DECLINED: Final = (Audience.CUSTOMER, Topic.DECLINED)
+WAYS: Final = ("/retry", "/cancel", "/out-of-band")  # Commands that operators are given, by the end of their address.
 PLACEHOLDER: Final = re.compile(r"%\(|\{\{|\{%")
 
 
@@ -27,20 +43,50 @@ def text_of(charge: Charge, topic: Topic, *, audience: Audience = Audience.CUSTO
     return " ".join(render(write(matter, topic), matter.reader.locale)[0].split())
 
 
-@pytest.mark.parametrize("locale", SUPPORTED)
-def test_every_letter_can_be_looked_at_before_anybody_gets_it(tmp_path: Path, locale: str) -> None:
-    """One of each, in every language, with nothing left to be filled in."""
+def test_every_letter_can_be_looked_at_before_anybody_gets_it(tmp_path: Path) -> None:
+    """Each of them, in every language, with nothing left to be filled in."""
     folder = tmp_path / "letters"
 
-    done = CliRunner().invoke(preview.notices, ["preview", str(folder), "--locale", locale])
+    done = CliRunner().invoke(preview.notices, ["preview", str(folder)])
 
     assert done.exit_code == 0, done.output
-    assert len(list(folder.iterdir())) == 2 * len(LETTERS)
+    names = {path.name for path in folder.iterdir()}
+    for locale in SUPPORTED:
+        for ending in ("txt", "html"):
+            for audience, topic in LETTERS:
+                assert any(re.fullmatch(rf"{audience}-{topic}(-\w+)?\.{locale}\.{ending}", name) for name in names)
     for path in folder.iterdir():
         shown = path.read_text()
         assert not PLACEHOLDER.search(shown), path.name
         assert "None" not in shown, path.name
         assert max(map(len, shown.splitlines())) < 998, "as long as a line of a mail may be"
+
+
+def test_whatever_a_letter_can_say_is_in_the_preview() -> None:
+    """Each reason for which one is canceled or blocked, each discrepancy, each thing that is missing."""
+    said = " ".join(" ".join(render(letter, "en")[0].split()) for _, letter in preview.samples("en"))
+    blocks = [block for block in vars(letters).values() if isinstance(block, letters.Block) and block != letters.BUG]
+    assert len(blocks) > 8
+    assert [block.mend for block in blocks if block.mend not in said] == []
+    assert [meaning for meaning in letters.MEANINGS.values() if meaning not in said] == []
+    for sentence in (
+        *("It was not paid in time.", "It was canceled on request.", "It was ended by the bank, or by Stripe"),
+        *("The customer cus_Rk2Jd8xW is not there", "The card pm_1QkXyz is not there", "The account acct_1RocketRides"),
+        *("This is explained nowhere.", "cannot be written to"),
+    ):
+        assert sentence in said
+
+
+def test_one_language_can_be_asked_for(tmp_path: Path) -> None:
+    """As before."""
+    assert CliRunner().invoke(preview.notices, ["preview", str(tmp_path), "--locale", "de"]).exit_code == 0
+    assert {path.name.split(".")[1] for path in tmp_path.iterdir()} == {"de", "json"}
+
+
+def test_what_the_callers_system_hears_is_in_the_preview() -> None:
+    """In each status of which it hears; cash is told as what was paid is."""
+    heard = {body["status"] for _, body in preview.outcomes()}
+    assert heard == STILL_TRUE[Topic.OUTCOME] - {Status.PAID_OUT_OF_BAND}
 
 
 @pytest.mark.parametrize("topic", [Topic.DECLINED, Topic.PAID])
@@ -102,11 +148,33 @@ def test_a_card_that_waits_to_be_confirmed_is_not_offered_as_another_try() -> No
     assert "Use another card" in text
 
 
+def test_nobody_is_promised_that_no_money_is_taken_while_an_earlier_try_is_in_doubt() -> None:
+    """Its key is burnt and less than a day old: it may have paid, so cash is no way out yet."""
+    script = tried_again_after_a_burnt_key()
+    script.answer(Seen.AUTHENTICATION_REQUIRED, error=ASKS_FOR_THE_CUSTOMER)
+    charge = replace(script.charge, updated_at=script.now)
+    text = text_of(charge, Topic.ACTION_REQUIRED)
+    for promise in ("No money", "unpaid", "cash"):
+        assert promise not in text
+    assert "you will not be charged twice" in text
+    assert "Use another card" in text
+    certain = text_of(replace(charge, updated_at=script.now + DAY), Topic.ACTION_REQUIRED)
+    for promise in ("No money is taken until", "ends unpaid on", "cash"):
+        assert promise in certain
+
+
+def test_a_card_that_is_gone_is_not_told_as_nothing_taken_while_an_earlier_try_is_in_doubt() -> None:
+    """What was sent before the ledger was restored may have charged."""
+    charge = preview.sample(Topic.MISSING_OBJECT)
+    assert "No money was taken." in text_of(charge, Topic.MISSING_OBJECT)
+    assert "No money" not in text_of(replace(charge, restored_at=charge.updated_at), Topic.MISSING_OBJECT)
+
+
 def test_only_ways_that_are_open_are_offered() -> None:
     """While a closing is carried out there is nothing to choose."""
     charge = preview.sample(Topic.DECLINED)
-    closing = Closing(kind="cancel", actor="caller", at=charge.created_at)
-    text = text_of(replace(charge, closing=closing), Topic.DECLINED)
+    ended = Closing(kind="cancel", actor="caller", at=charge.created_at)
+    text = text_of(replace(charge, closing=ended), Topic.DECLINED)
     assert "Use another card" not in text
 
 
@@ -123,7 +191,7 @@ def test_a_customer_whose_charge_is_tried_again_reads_when_and_that_they_need_do
     [
         (CancelReason.EXPIRED, "It was not paid in time."),
         (CancelReason.REQUESTED, "It was canceled on request."),
-        (CancelReason.BY_STRIPE, ""),
+        (CancelReason.BY_STRIPE, "It was ended by the bank, or by Stripe"),
     ],
 )
 def test_a_customer_reads_why_it_was_canceled(reason: CancelReason, said: str) -> None:
@@ -132,6 +200,24 @@ def test_a_customer_reads_why_it_was_canceled(reason: CancelReason, said: str) -
     assert said in text
     assert ("on request" in text) == (reason is CancelReason.REQUESTED)
     assert "No money was taken, and none will be." in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("cancel", "ask for the money back"),
+        ("expire", "ask for the money back"),
+        ("out_of_band", "ask for one of the two back"),
+        ("paid_elsewhere", "Nothing is left for you to do"),  # That is given back by itself.
+    ],
+)
+def test_a_customer_whose_closing_money_has_overtaken_reads_what_to_do_about_it(kind: str, said: str) -> None:
+    """They believe that it was ended; it is paid, and nobody thanks them for that."""
+    charge = preview.sample(Topic.PAID)
+    closing = Closing(kind=kind, actor="customer", at=charge.created_at)
+    assert said in text_of(replace(charge, closing=closing), Topic.PAID)
+    as_asked = replace(charge, closing=closing, status=Status.PAID_OUT_OF_BAND)
+    assert "Nothing is left for you to do" in text_of(as_asked, Topic.PAID)
 
 
 @pytest.mark.parametrize(
@@ -147,11 +233,59 @@ def test_the_owner_reads_what_is_missing_how_that_came_about_and_what_not_to_do_
         assert title in text
 
 
+ACCOUNT_INVALID: Final = Failure(type="invalid_request_error", code="account_invalid")
+
+
+@pytest.mark.parametrize(
+    ("failure", "terms", "account", "field"),
+    [
+        (ACCOUNT_INVALID, {}, "acct_1RocketRides", "account"),
+        (
+            Failure(type="invalid_request_error", code="resource_missing", param="on_behalf_of"),
+            {"on_behalf_of": "acct_seller"},
+            "acct_seller",
+            "on_behalf_of",
+        ),
+        (
+            Failure(type="invalid_request_error", code="resource_missing", param="transfer_data[destination]"),
+            {"transfer_data": {"destination": "acct_driver"}},
+            "acct_driver",
+            "transfer_data[destination]",
+        ),
+    ],
+    ids=["disconnected", "on behalf of", "destination"],
+)
+def test_an_account_that_is_gone_is_named_to_the_operator_and_no_card_is_asked_for(
+    failure: Failure, terms: dict[str, Any], account: str, field: str
+) -> None:
+    """It is connected again, or the request was wrong: the commands for both are there."""
+    charge = preview.sample(Topic.MISSING_OBJECT)
+    charge = replace(charge, last_error=failure, terms=replace(charge.terms, **terms))
+    text = text_of(charge, Topic.MISSING_OBJECT, audience=Audience.OPERATOR)
+    assert f"The account {account}, which the request names as {field}," in text
+    assert "for another card" not in text
+    assert "The card" not in text
+    for act in ("retry", "cancel"):
+        assert f"https://charge.rides.example/{charge.id}/{act}" in text
+    owners = text_of(charge, Topic.MISSING_OBJECT, audience=Audience.ACCOUNT_OWNER)
+    assert account in owners
+    assert "curl" not in owners
+
+
+def test_an_account_that_nothing_names_is_not_named() -> None:
+    """Our own is meant then."""
+    charge = preview.sample(Topic.MISSING_OBJECT)
+    charge = replace(charge, last_error=ACCOUNT_INVALID, terms=replace(charge.terms, account=None))
+    text = text_of(charge, Topic.MISSING_OBJECT, audience=Audience.OPERATOR)
+    assert "An account that the request needs" in text
+
+
 @pytest.mark.parametrize(
     ("kind", "advice"),
     [
         ("paid_twice", "one of the two is refunded"),
         ("paid_elsewhere", "Find out who made it"),
+        ("paid_after_cancel_asked", "deliver what was paid for, or refund it"),
         ("paid_after_canceled", "refund it"),
         ("paid_after_paid_out_of_band", "one is refunded"),
         ("refund_failed", "refund it by hand"),
@@ -189,14 +323,20 @@ def test_a_customer_whose_card_is_gone_is_offered_another_one_and_not_the_same()
     assert "the same card" not in text
 
 
-def test_who_gets_the_cash_reads_how_to_note_it() -> None:
+@pytest.mark.parametrize(
+    ("topic", "said"),
+    [
+        (Topic.PAYS_ELSEWHERE, "the amount is still owed"),
+        (Topic.NOT_NOTED, "If nobody does, it ends unpaid on December 24, 2026."),
+    ],
+)
+def test_who_gets_the_cash_reads_how_to_note_it(topic: Topic, said: str) -> None:
     """The operator has a command for it; the owner of a connected account asks them."""
-    charge = preview.sample(Topic.PAYS_ELSEWHERE)
+    charge = preview.sample(topic)
     owner, operator = (
-        text_of(charge, Topic.PAYS_ELSEWHERE, audience=audience)
-        for audience in (Audience.ACCOUNT_OWNER, Audience.OPERATOR)
+        text_of(charge, topic, audience=audience) for audience in (Audience.ACCOUNT_OWNER, Audience.OPERATOR)
     )
-    assert "the amount is still owed" in owner
+    assert said in owner
     assert "curl" not in owner
     assert f"https://charge.rides.example/{charge.id}/out-of-band" in operator
 
@@ -217,6 +357,112 @@ def test_the_operator_reads_what_to_mend(failure: Failure | None, advice: str) -
     assert advice in text_of(charge, Topic.BLOCKED, audience=Audience.OPERATOR)
 
 
+def _held() -> Script:
+    script = declined()
+    script.choose(Act.RETRY)
+    script.reply(Seen.HELD)
+    return script
+
+
+def _spent() -> Script:
+    script = declined()
+    while script.status() is not Status.BLOCKED:
+        script.choose(Act.RETRY)
+        if script.status() is Status.PENDING:
+            script.reply(Seen.DECLINED, error=CARD_DECLINED)
+    return script
+
+
+def _drifted() -> Script:
+    script = confirming()
+    script.answer(Seen.NO_REPLY)
+    script.reply(Seen.PARAMETERS_DRIFTED, error=Failure(type="idempotency_error"))
+    script.look(Seen.UNCONFIRMED)
+    return script
+
+
+def _stranger() -> Script:
+    script = Script()
+    script.reply(Seen.NO_REPLY)
+    script.wake(KEY_HORIZON)
+    script.listed(intent(script.charge, Seen.SUCCEEDED, "pi_stranger", charge_id=None))
+    return script
+
+
+def _orphan() -> Script:
+    script = changed(declined(), orphans=("pi_orphan",))
+    script.wake()
+    script.reply(Seen.UNAUTHORIZED)
+    return script
+
+
+def _closing_refused(error: Failure) -> Script:
+    script = closing()
+    script.reply(Seen.INVALID, error=error)
+    return script
+
+
+def _api_key() -> Script:
+    script = confirming()
+    script.answer(Seen.UNAUTHORIZED, error=Failure(type="invalid_request_error", code="api_key_expired"))
+    return script
+
+
+def _lost_then_refused() -> Script:
+    script = confirming()
+    script.answer(Seen.NO_REPLY)
+    script.reply(Seen.UNAUTHORIZED, error=Failure(type="invalid_request_error", code="api_key_expired"))
+    return script
+
+
+def _crashed() -> Script:
+    script = recorded()
+    while script.status() is not Status.BLOCKED:
+        script.crash()
+    return script
+
+
+def _account_of_a_closing() -> Script:
+    return _closing_refused(Failure(type="invalid_request_error", code="account_invalid"))
+
+
+@pytest.mark.parametrize(
+    ("way", "said", "commands", "money"),
+    [
+        (_held, "held on the customer's card", ["capture pi_ours", "/cancel"], ""),
+        (_spent, "as often as a charge may be", ["/out-of-band", "/cancel"], "No money was taken."),
+        (_drifted, "a bug of ours", ["retrieve pi_ours", "/retry"], "may still charge the customer"),
+        (_stranger, "If it is for the same sale", ["/retry", "/cancel"], ""),
+        (_orphan, "Check STRIPE_API_KEY: whether", ["/retry"], "No money was taken."),
+        (_api_key, "Check STRIPE_API_KEY: whether", ["/retry"], ""),
+        (_lost_then_refused, "Check STRIPE_API_KEY: whether", ["/retry"], "may still charge the customer"),
+        (_account_of_a_closing, "Have it connected again", ["/retry"], "No money was taken."),
+        (_crashed, "read the stack trace", ["/retry"], "No money was taken."),
+    ],
+    ids=lambda one: getattr(one, "__name__", None),
+)
+def test_the_operator_reads_what_blocks_a_charge_and_what_gets_it_on(
+    way: Callable[[], Script], said: str, commands: list[str], money: str
+) -> None:
+    """By what is recorded of it, not by an older error; and no letter says what is not known of the money."""
+    charge = way().charge
+    assert charge.status is Status.BLOCKED
+    text = text_of(charge, Topic.BLOCKED, audience=Audience.OPERATOR)
+    assert said in text
+    found = [command for command in ("capture pi_ours", "retrieve pi_ours", *WAYS) if f"{command} " in f"{text} "]
+    assert sorted(found) == sorted(commands)
+    for sentence in ("No money was taken.", "may still charge the customer"):
+        assert (sentence in text) == (sentence == money)
+    assert "Nothing is sent again" not in text
+    assert ("keeps its key" in text) == (commands == ["/retry"])
+    assert mend(charge) in text
+
+
+def test_what_a_bank_said_before_the_money_was_held_is_not_told_as_the_reason() -> None:
+    """That was another attempt."""
+    assert "insufficient_funds" not in text_of(_held().charge, Topic.BLOCKED, audience=Audience.OPERATOR)
+
+
 def test_a_long_description_does_not_swamp_the_letter() -> None:
     """A caller may send a page."""
     charge = preview.sample(Topic.PAID)
@@ -226,11 +472,9 @@ def test_a_long_description_does_not_swamp_the_letter() -> None:
     assert charge.status is Status.SUCCEEDED
 
 
-def test_the_secret_that_receivers_need_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the form that libraries take; and without one that is said."""
+def test_without_a_secret_there_is_none_for_receivers_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 1."""
     for name in ("STRIPE_API_KEY", "SIGNING_SECRETS"):
         monkeypatch.delenv(name, raising=False)
-    assert CliRunner().invoke(preview.notices, ["secret"]).exit_code == 1
-    monkeypatch.setenv("SIGNING_SECRETS", "whsec_bmV3IG9uZQ==,whsec_b2xkIG9uZQ==")
     done = CliRunner().invoke(preview.notices, ["secret"])
-    assert (done.exit_code, done.output) == (0, "whsec_bmV3IG9uZQ==\n")
+    assert (done.exit_code, "set SIGNING_SECRETS" in done.output) == (1, True)

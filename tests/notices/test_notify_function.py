@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pytest
 
+from infra.local.stripe.engine import Fault as StripeFault
 from shared.charge import (
     FINAL,
     Attempt,
@@ -23,7 +24,8 @@ from shared.charge import (
 from shared.ledger import Held
 from shared.letters import LETTERS
 from shared.mail import NeverAccepted, NotNow, ServerDown
-from shared.policy import NOTICE_FOR
+from shared.policy import NO_CUSTOMER, NOTICE_FOR
+from shared.preview import NO_CARD
 from tests.notices.office import CHARGE_ID, OPERATOR, URL, Office, part
 from tests.world import FAULTS, START, Fault, World
 
@@ -185,6 +187,7 @@ TRUE_WHILE: Final[Mapping[Topic, set[Status]]] = {
     Topic.BLOCKED:         {Status.BLOCKED},
     Topic.DISCREPANCY:     set(Status),
     Topic.PAYS_ELSEWHERE:  set(Status) - FINAL,
+    Topic.NOT_NOTED:       set(Status) - FINAL,
     Topic.BUG:             set(Status),
     Topic.OUTCOME:         {*FINAL, Status.ACTION_REQUIRED, Status.DECLINED, Status.BLOCKED},
 }
@@ -258,9 +261,10 @@ def test_a_discrepancy_that_was_settled_meanwhile_is_not_told(office: Office) ->
 @pytest.mark.parametrize(
     "since", [{"pays_elsewhere_since": None}, {"closing": Closing(kind="cancel", actor="caller", at=START)}], ids=str
 )
-def test_a_wish_to_pay_elsewhere_that_is_over_is_not_told(office: Office, since: dict[str, Any]) -> None:
+@pytest.mark.parametrize("topic", [Topic.PAYS_ELSEWHERE, Topic.NOT_NOTED])
+def test_a_wish_to_pay_elsewhere_that_is_over_is_not_told(office: Office, topic: Topic, since: dict[str, Any]) -> None:
     """They pay by card after all, or it is being canceled."""
-    about = (Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE)
+    about = (Audience.ACCOUNT_OWNER, topic)
     office.record(about, **{"pays_elsewhere_since": office.world.clock.now(), **since})
 
     assert office.answer().body["result"] == "dropped"
@@ -302,13 +306,13 @@ def test_a_notice_that_another_took_the_place_of_while_stripe_was_asked_is_not_t
 
 @pytest.mark.parametrize(
     ("refusal", "status", "again"),
-    [(ServerDown("no route"), 503, True), (NotNow("451 4.7.1"), 409, True), (NeverAccepted("550 5.1.1"), 200, False)],
-    ids=["down", "not now", "never"],
+    [(ServerDown("no route"), 503, True), (NotNow("451 4.7.1"), 409, True), (NeverAccepted("550 5.1.1"), 409, True)],
+    ids=["down", "not now", "never, to the operator either"],
 )
 def test_what_the_mail_server_says_decides_whether_the_task_comes_again(
     office: Office, refusal: Exception, status: int, *, again: bool
 ) -> None:
-    """503 for all mail, 409 for this one, 200 for one that nobody will ever take."""
+    """503 for all mail, 409 for this one; and 409 while it can be handed over to nobody either."""
     office.record(DECLINED)
     office.refuses = refusal  # type: ignore[assignment]
 
@@ -329,7 +333,7 @@ def test_whoever_cannot_be_reached_is_shown_to_the_operator_without_their_addres
 ) -> None:
     """What is lost is somebody's to look into."""
     office.record(DECLINED, customer=office.customer("jo@example.com" if refusal else None))
-    office.refuses = refusal
+    office.refuses, office.refuses_whom = refusal, "jo@example.com"
 
     office.answer()
 
@@ -338,6 +342,47 @@ def test_whoever_cannot_be_reached_is_shown_to_the_operator_without_their_addres
     assert (line["charge"], line["number"], line["audience"], line["topic"]) == (CHARGE_ID, 1, "customer", "declined")
     assert line["reason"] == ("550 5.1.1" if refusal else "no address")
     assert "@" not in json.dumps(line)
+
+
+@pytest.mark.parametrize(
+    "about", [(Audience.OPERATOR, Topic.DISCREPANCY), BLOCKED, (Audience.OPERATOR, Topic.BUG)], ids="-".join
+)
+@pytest.mark.parametrize("reason", ["552 5.2.2", "550 5.1.1"])
+def test_what_the_operator_must_know_is_not_lost_to_a_refusal(
+    office: Office, about: tuple[Audience, Topic], reason: str
+) -> None:
+    """That a customer has paid twice, say: it waits for their address to be mended, for as long as anything waits."""
+    office.record(about, status=Status.BLOCKED, discrepancies=(UNEXPLAINED,))
+    office.refuses = NeverAccepted(reason)
+    assert [office.answer().status for _ in range(3)] == [409] * 3
+    office.world.clock.sleep(NOTICE_FOR - MINUTE)
+    assert office.answer().status == 409
+    office.refuses = None
+    assert office.answer().body["result"] == "told"
+    assert [mail["To"] for mail in office.mails] == [OPERATOR]
+
+
+def test_what_an_owner_cannot_be_told_is_handed_to_the_operator_once(office: Office) -> None:
+    """With what they were to read, and why they did not."""
+    account = office.world.at_stripe("POST", "/v1/accounts", "email=owner@shop.example")["id"]
+    about = (Audience.ACCOUNT_OWNER, Topic.PAYS_ELSEWHERE)
+    office.record(about, terms={"account": account}, pays_elsewhere_since=office.world.clock.now())
+    office.refuses, office.refuses_whom = NeverAccepted("550 5.1.1"), "owner@shop.example"
+
+    assert [office.answer().body["result"] for _ in range(2)] == ["dropped", "done before"]
+
+    assert [mail["To"] for mail in office.mails] == [OPERATOR]
+    for said in (f"The owner of {account}", "550 5.1.1", "A customer wants to pay $19.99 in cash or another way"):
+        assert said in " ".join(office.text().split())
+
+
+def test_without_an_operator_nothing_is_handed_over(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is logged."""
+    office = Office(operator_email="")
+    office.record(DECLINED)
+    office.refuses = NeverAccepted("550 5.1.1")
+    assert office.answer().body["result"] == "dropped"
+    assert [line["reason"] for line in errors(capsys)] == ["550 5.1.1"]
 
 
 def test_nothing_that_is_logged_names_whom_it_went_to(office: Office, capsys: pytest.CaptureFixture[str]) -> None:
@@ -505,24 +550,104 @@ def test_a_deleted_customer_is_not_written_to(office: Office, capsys: pytest.Cap
     assert [line["reason"] for line in errors(capsys)] == ["no address"]
 
 
+def test_s7_a_deleted_customer_whose_receipt_has_an_address_is_written_to_there(office: Office) -> None:
+    """It was asked for with the charge, and did not go with them."""
+    customer = office.customer()
+    office.world.at_stripe("DELETE", f"/v1/customers/{customer}")
+    terms = {"receipt_email": "jo@shop.example"}
+    about = (Audience.CUSTOMER, Topic.MISSING_OBJECT)
+    office.record(about, status=Status.BLOCKED, customer=customer, terms=terms, last_error=NO_CUSTOMER)
+    office.answer()
+    assert [mail["To"] for mail in office.mails] == ["jo@shop.example"]
+    assert "We need a card" in office.text()
+
+
+def test_s7_the_new_customer_is_written_to_in_the_old_ones_place(office: Office) -> None:
+    """Stripe knows their address: they gave it with their card."""
+    office.record(DECLINED, customer="cus_deleted", customers=(office.customer("new@shop.example"),))
+    office.answer()
+    assert [mail["To"] for mail in office.mails] == ["new@shop.example"]
+
+
 @pytest.mark.parametrize("account", ["acct_owned", None], ids=["connected", "the platform's own"])
 def test_the_owner_of_the_account_is_told_what_is_missing(office: Office, account: str | None) -> None:
     """S7 and S13; on the platform's own account that is the operator."""
     if account:
         account = office.world.at_stripe("POST", "/v1/accounts", "email=owner@shop.example")["id"]
-    missing = Failure(type="invalid_request_error", code="resource_missing", param="customer")
-    office.record(OWNER, status=Status.BLOCKED, terms={"account": account}, last_error=missing)
+    office.record(OWNER, status=Status.BLOCKED, terms={"account": account}, last_error=NO_CUSTOMER, customer_gone=True)
 
     office.answer()
 
     assert [mail["To"] for mail in office.mails] == ["owner@shop.example" if account else OPERATOR]
     assert office.charge().terms.customer in office.text()
+    # Nobody else can reach the customer, so the owner is to pass their page on.
+    assert "We cannot write to the customer" in office.text()
+    assert f"The customer's page: {URL}-ccc" in office.text()
+
+
+def test_the_owner_does_not_get_the_customers_link_where_the_customer_is_written_to(office: Office) -> None:
+    """Whoever has it can choose for them."""
+    for terms, error in (({"receipt_email": "jo@shop.example"}, NO_CUSTOMER), ({}, NO_CARD)):
+        office.record(OWNER, status=Status.BLOCKED, terms=terms, last_error=error)
+        office.answer()
+        assert URL not in part(office.mails[-1], "plain")
+
+
+def test_s7_owner_customer_and_operator_read_that_no_card_works_any_more(office: Office) -> None:
+    """Each of them what is left to do; none is sent to give a card."""
+    account = office.world.at_stripe("POST", "/v1/accounts", "email=owner@shop.example")["id"]
+    about = (OWNER, (Audience.CUSTOMER, Topic.MISSING_OBJECT), (Audience.OPERATOR, Topic.BLOCKED))
+    terms = {"account": account, "receipt_email": "jo@shop.example"}
+    office.record(
+        *about,
+        status=Status.BLOCKED,
+        terms=terms,
+        last_error=NO_CUSTOMER,
+        customer_gone=True,
+        payment_intent="pi_1",
+    )
+    for number in (1, 2, 3):
+        office.answer(number)
+    owner, customer, operator = [" ".join(part(mail, "plain").split()) for mail in office.mails]
+    assert [mail["To"] for mail in office.mails] == ["owner@shop.example", "jo@shop.example", OPERATOR]
+    assert "No card can be charged for this payment any more." in owner
+    assert "cannot be made by card any more" in str(office.mails[1]["Subject"])
+    assert "Use another card" not in customer
+    assert "Pay in another way, such as cash or a bank transfer." in customer
+    assert "/out-of-band" in operator
+    assert "/cancel" in operator
 
 
 def test_an_owner_without_address_has_the_operator_told(office: Office) -> None:
     """Somebody must know."""
     office.record(OWNER, status=Status.BLOCKED, terms={"account": "acct_silent"})
     office.answer()
+    assert [mail["To"] for mail in office.mails] == [OPERATOR]
+
+
+@pytest.mark.parametrize("refuses", [None, StripeFault.FORBIDDEN], ids=["disconnected", "not allowed"])
+def test_an_owner_whom_stripe_does_not_let_us_ask_about_has_the_operator_told(
+    office: Office, refuses: StripeFault | None
+) -> None:
+    """The account was disconnected, or our API key may not read accounts: neither mends itself by waiting."""
+    account = office.world.at_stripe("POST", "/v1/accounts", "email=owner@shop.example")["id"]
+    if refuses is None:
+        office.world.engine.disconnect(account)
+    else:
+        office.world.engine.fail_next(refuses, "accounts.retrieve", times=None)
+    gone = Failure(type="invalid_request_error", code="account_invalid")
+    office.record(OWNER, status=Status.BLOCKED, terms={"account": account}, last_error=gone)
+    assert office.answer().body["result"] == "told"
+    assert [mail["To"] for mail in office.mails] == [OPERATOR]
+    assert account in office.text()
+
+
+def test_an_operator_who_has_a_notice_of_their_own_gets_no_second_in_the_owners_place(office: Office) -> None:
+    """An account that is gone is told to both, and Stripe names no owner of it any more."""
+    about = (Audience.OPERATOR, Topic.MISSING_OBJECT)
+    gone = Failure(type="invalid_request_error", code="account_invalid")
+    office.record(OWNER, about, status=Status.BLOCKED, terms={"account": "acct_silent"}, last_error=gone)
+    assert [office.answer(number).body["result"] for number in (1, 2)] == ["dropped", "told"]
     assert [mail["To"] for mail in office.mails] == [OPERATOR]
 
 
@@ -539,9 +664,10 @@ def test_what_was_given_up_before_it_was_asked_for_has_nobody_to_write_to(office
         ({}, "The Platform"),
         ({"account": "acct_shop"}, "Corner Shop"),
         ({"on_behalf_of": "acct_shop"}, "Corner Shop"),
+        ({"account": "acct_nameless", "on_behalf_of": "acct_shop"}, "Corner Shop"),
         ({"account": "acct_nameless"}, None),
     ],
-    ids=["the platform", "a connected account", "on its behalf", "nameless"],
+    ids=["the platform", "a connected account", "on its behalf", "on another's behalf", "nameless"],
 )
 def test_a_customer_reads_to_whom_they_owe(office: Office, terms: Mapping[str, str], name: str | None) -> None:
     """By the name on their card's statement, where Stripe says it."""

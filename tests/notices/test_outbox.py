@@ -2,16 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from infra.local.stripe.engine import Fault as StripeFault
 from shared import policy
-from shared.charge import Audience, Charge, Status, Topic
+from shared.charge import Act, Audience, Charge, Chosen, Status, Topic
 from shared.ledger import Held, LedgerUnavailable
 from shared.policy import Limits
-from tests.notices.office import Office
+from shared.tasks import Task
+from tests.notices.office import OPERATOR, Office
 from tests.world import FAULTS, QUARANTINE, Fault, World
 
 EVERYBODY = Limits(
@@ -96,6 +98,77 @@ def test_who_was_answered_before_it_was_certain_hears_the_outcome(card: str, *, 
     status = Status.DECLINED if card == DECLINES else Status.SUCCEEDED
     assert place.world.charge().status is status
     assert [heard["status"] for _, heard in place.heard] == [status]
+
+
+def answered_in_an_outage(place: Office, *, stands: bool, patch: pytest.MonkeyPatch) -> None:
+    """Charge a customer; the answer to the last commit is lost, and Cloud Tasks takes no task for an hour."""
+    parts, ledger = place.world.parts, place.world.parts.ledger
+    ends_at = place.world.clock.now() + timedelta(hours=1)
+    update, create = ledger.update, parts.charger._tasks.create
+
+    def lost(held: Held, charge: Charge) -> Held:
+        if charge.status is not Status.SUCCEEDED:
+            return update(held, charge)
+        patch.setattr(ledger, "update", update)
+        if stands:
+            update(held, charge)
+        raise LedgerUnavailable("no answer")
+
+    def refused(task: Task) -> bool:
+        return place.world.clock.now() >= ends_at and create(task)
+
+    patch.setattr(ledger, "update", lost)
+    for queue in (parts.charger._tasks, parts.charger._notices):
+        patch.setattr(queue, "create", refused)
+    charge(place)
+    (first,) = place.world.told
+    assert (first.status, first.body["status"]) == (202, "unknown")
+    assert place.world.queue == {}
+
+
+def test_a_caller_whose_answer_was_open_hears_from_the_sweep_what_was_not_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither the record nor a task tells of the answer, but the charge is due, and is carried on."""
+    place = office(webhooks_on=False)
+    answered_in_an_outage(place, stands=False, patch=monkeypatch)
+    place.world.settle()
+    assert [heard["status"] for _, heard in place.heard] == [Status.SUCCEEDED]
+    assert place.world.check() == []
+
+
+def test_a_caller_whose_answer_was_open_hears_though_the_charge_had_ended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The record stands and is final. Only the process knows of the answer, and records it as soon as it can."""
+    place = office(webhooks_on=False)
+    answered_in_an_outage(place, stands=True, patch=monkeypatch)
+    assert place.world.charge().due_at is None
+    assert "a caller may have to ask how a charge stands" in capsys.readouterr().out
+    place.world.create(key="order-2")
+    assert place.world.charge().due_at is not None  # So the sweep sees to it from here on.
+    place.world.settle()
+    assert [heard["id"] for _, heard in place.heard] == [place.world.charge().id]
+    assert place.world.charge().due_at is None
+    assert place.world.check() == []
+
+
+def test_a_caller_is_not_forgotten_while_the_ledger_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next request meets an outage as well; the one after it does not."""
+    place = office(webhooks_on=False)
+    answered_in_an_outage(place, stands=True, patch=monkeypatch)
+    with monkeypatch.context() as patch:
+
+        def unavailable(_: str) -> None:
+            raise LedgerUnavailable("away")
+
+        patch.setattr(place.world.parts.ledger, "get", unavailable)
+        place.world.parts.charger._tell_unheard()
+    assert place.world.charge().untold == ()
+    place.world.parts.charger._tell_unheard()
+    assert [(one.audience, one.topic) for one in place.world.charge().untold] == [(Audience.CALLER, Topic.OUTCOME)]
+    place.world.parts.charger._tell_unheard()
+    assert len(place.world.charge().outbox) == 1
 
 
 @pytest.mark.parametrize("card", [DECLINES, "pm_card_visa"])
@@ -223,6 +296,24 @@ def test_a_deployment_without_mail_keeps_no_outbox() -> None:
     assert world.charge().outbox == ()
 
 
+def test_cash_that_nobody_noted_is_called_to_mind_three_days_before_it_ends_unpaid() -> None:
+    """By the charge's own task, or the sweep: nobody else touches it in all that time."""
+    place = office()
+    charge(place, payment_method=DECLINES)
+    wish = Chosen(act=Act.OUT_OF_BAND, actor="customer", wish=True)
+    one = place.world.charge()
+    place.world.parts.charger.act(one.id, wish, version=None)
+    place.world.settle()
+    assert place.world.charge().due_at == one.expires_at - policy.REMIND_BEFORE
+    place.mails.clear()
+    place.world.clock.time = one.expires_at - policy.REMIND_BEFORE
+    for _ in range(3):
+        place.world.sweep()
+        place.world.settle()
+    assert [mail["Subject"] for mail in place.mails] == ["Has $19.99 been paid in another way? Nobody has noted it"]
+    assert place.world.charge().status is Status.DECLINED
+
+
 def declined_and_canceled(place: Office) -> None:
     """A customer's card is declined, and the order is canceled a day later."""
     charge(place, payment_method=DECLINES, patient=True)
@@ -241,10 +332,12 @@ def declined_and_paid(place: Office) -> None:
 
 @pytest.mark.parametrize("scenario", [declined_and_canceled, declined_and_paid], ids=lambda one: one.__name__)
 def test_no_single_fault_loses_a_notice_or_a_promise(scenario: Callable[[Office], None]) -> None:
-    """At every call: whatever is in the outbox is told in the end, under one name however often."""
+    """At every call: all that is in the outbox arrives in the end, nothing is dropped, each under one name."""
     undisturbed = office()
     scenario(undisturbed)
     undisturbed.world.settle()
+    letters = [str(mail["Subject"]) for mail in undisturbed.mails]
+    assert len(letters) == 2, "of the decline, and of how it ended"
     for index, service in enumerate(undisturbed.world.services):
         for fault in FAULTS[service]:
             if fault in {Fault.CUSTOMER_PAYS, Fault.CANCEL}:
@@ -256,5 +349,9 @@ def test_no_single_fault_loses_a_notice_or_a_promise(scenario: Callable[[Office]
             assert place.world.check() == [], where
             for one in place.world.charges():
                 assert one.untold == (), where
+                assert not any(notice.dropped for notice in one.outbox), where  # All of it stayed true.
+                over = letters if one.final else letters[:1]  # What ends it may have met the fault, and been refused.
+                read = dict.fromkeys(str(mail["Subject"]) for mail in place.mails if mail["To"] != OPERATOR)
+                assert list(read) == over, where
             names = [mail["Message-ID"] for mail in place.mails]
             assert len(names) - len(set(names)) <= 1, where  # Twice only where nobody knew, and under one name.

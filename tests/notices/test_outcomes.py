@@ -14,10 +14,13 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
+from click.testing import CliRunner
 
 from infra.local.processes import free_ports
+from shared import preview, wiring
 from shared.charge import Audience, Status, Topic
 from shared.outcomes import SignedPost, signed
+from shared.settings import Settings
 from shared.signing import as_text
 from tests.notices.office import CHARGE_ID, Office
 
@@ -119,6 +122,28 @@ def test_a_receiver_that_knows_either_secret_is_content_while_they_are_replaced(
     office.answer()
     ((headers, raw),) = receiver.heard
     assert documented(office)(headers, raw, as_text(known))["id"] == CHARGE_ID
+
+
+@pytest.mark.parametrize("known", ["whsec_bmV3IG9uZQ==", "whsec_b2xkIG9uZQ==", "whsec_b2xkIG9uZQ==, whsec_eA=="])
+def test_what_the_command_prints_is_what_a_receiver_checks_with(
+    receiver: Receiver, known: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, while and after one secret takes the other's place; a function is wired with all that it has."""
+    office = Office()
+    settings = Settings(
+        datastore_emulator_host="127.0.0.1:1",
+        cloud_tasks_emulator_host="127.0.0.1:1",
+        stripe_api_key="sk_test_a",
+        outcome_url=receiver.url,
+        signing_secrets=("whsec_bmV3IG9uZQ==", "whsec_b2xkIG9uZQ=="),
+    )
+    outcomes = wiring._notifier(wiring.build(settings))._outcomes
+    assert outcomes is not None
+    outcomes.tell("msg-1", {"id": CHARGE_ID}, office.world.clock.now())
+    monkeypatch.setenv("SIGNING_SECRETS", known)
+    printed = CliRunner().invoke(preview.notices, ["secret"]).output.strip()
+    ((headers, raw),) = receiver.heard
+    assert documented(office)(headers, raw, printed) == {"id": CHARGE_ID}
 
 
 @pytest.mark.parametrize(

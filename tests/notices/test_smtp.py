@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from infra.local.mail import Fault, MailServer, Secured
-from shared.mail import MailError, NeverAccepted, NotNow, ServerDown, Smtp, addressed
+from shared.mail import MailError, NeverAccepted, NotNow, ServerDown, Smtp, _refusal, addressed
 
 PATIENCE_SECONDS: Final = 10.0
 SHORT_SECONDS: Final = 0.3
@@ -114,7 +114,7 @@ def test_what_is_no_address_is_not_written_to(recipient: str) -> None:
     [
         (Fault.REFUSE_TEMPORARILY, NotNow, "451 4.7.1", 0),
         (Fault.REFUSE_PERMANENTLY, NeverAccepted, "550 5.1.1", 0),
-        (Fault.REFUSE_CONTENT, NeverAccepted, "554 5.7.1", 0),
+        (Fault.REFUSE_CONTENT, NotNow, "554 5.7.1", 0),
         (Fault.REFUSE_SENDER, ServerDown, "SMTPSenderRefused 550", 0),
         (Fault.CLOSING, ServerDown, "SMTPSenderRefused 421", 0),
         (Fault.LOSE_REPLY, ServerDown, "SMTPServerDisconnected", 1),
@@ -132,6 +132,24 @@ def test_what_the_server_says_decides_whether_and_when_to_come_again(
 
     assert str(raised.value) == text
     assert len(server.kept()) == kept
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "error"),
+    [
+        (552, b"5.2.2 mailbox full", NotNow),
+        (552, b"mailbox full", NotNow),
+        (550, b"5.2.1 disabled for now", NotNow),
+        (550, b"5.7.1 blocked, see our list", NotNow),
+        (552, b"5.3.4 message too big", NeverAccepted),
+        (550, b"no such user", NeverAccepted),
+        (550, b"5.1.1 no such user", NeverAccepted),
+        (452, b"4.2.2 mailbox full", NotNow),
+    ],
+)
+def test_a_no_that_people_can_mend_is_not_for_good(code: int, said: bytes, error: type[MailError]) -> None:
+    """A mailbox is emptied, a filter is put right: only who does not exist never will."""
+    assert type(_refusal(code, said)) is error
 
 
 def test_a_server_that_hangs_is_down(server: MailServer) -> None:

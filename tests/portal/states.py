@@ -60,6 +60,12 @@ def _gone(world: Portal) -> None:
     declined(world)
 
 
+def _no_card(world: Portal) -> None:
+    declined(world)
+    world.at_stripe("DELETE", f"/v1/customers/{world.customer}")
+    world.pressed("pay")
+
+
 def _blocked(world: Portal) -> None:
     world.engine.fail_next(Fault.UNAUTHORIZED, CONFIRM, times=None)
     declined(world)
@@ -90,6 +96,7 @@ STATES: Final[Mapping[str, Callable[[Portal], None]]] = {
     "closing": _closing,
     "elsewhere": _elsewhere,
     "gone": _gone,
+    "no_card": _no_card,
     "blocked": _blocked,
 }
 PAGES: Final[Mapping[str, tuple[str, str]]] = {  # Pages beside the charge's own: the state they are in, and the path.

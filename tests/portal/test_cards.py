@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from infra.local.stripe.faults import Fault
+from shared import gateway
 from shared.answers import CardGiven, read_card_given
 from shared.charge import Status
 from shared.checkout import Checkout, Refused
@@ -225,6 +226,15 @@ def test_stripes_own_pages_are_stripes(world: Portal, url: str) -> None:
     assert world.parts.checkout._checked(url) == url
 
 
+def test_checkout_on_a_domain_of_the_sellers_is_where_stripe_says_it_is(world: Portal) -> None:
+    """By https alone; the bank's page is on no such domain."""
+    production = Checkout(world.parts.checkout._gateway, None)
+    assert production._of_checkout("https://pay.rides.example/c/pay/cs_1") == "https://pay.rides.example/c/pay/cs_1"
+    for url in ("http://pay.rides.example/x", "javascript:alert(1)", "//pay.rides.example/x", "https://", None):
+        with pytest.raises(Refused):
+            production._of_checkout(url)
+
+
 def test_a_page_of_somebody_elses_is_refused_on_the_way_there(world: Portal) -> None:
     """The customer stays here, and is told that it does not work."""
     world.parts = dataclasses.replace(world.parts, checkout=Checkout(world.parts.checkout._gateway, None))
@@ -235,12 +245,211 @@ def test_a_page_of_somebody_elses_is_refused_on_the_way_there(world: Portal) -> 
 # --- When Stripe cannot -----------------------------------------------------------------------------------------------
 
 
-def test_s7_a_customer_who_is_gone_at_stripe_is_told_to_turn_to_the_seller() -> None:
-    """No card can be saved for them; nothing was charged, and the page says so."""
-    world = Portal()
+def deleted(world: Portal) -> None:
+    """Somebody deletes the customer at Stripe."""
     world.at_stripe("DELETE", f"/v1/customers/{world.customer}")
-    declined(world)
+
+
+def lost(**terms: Any) -> Portal:
+    """A charge whose customer was gone before a PaymentIntent was made."""
+    world = Portal()
+    deleted(world)
+    declined(world, **terms)
+    return world
+
+
+def test_s7_a_customer_who_is_gone_at_stripe_gives_a_card_as_a_new_one_and_pays() -> None:
+    """The flow that gets a new card, to its end: under a new key, for the customer that Stripe made of them."""
+    world = lost()
+    asked = world.charge().terms
     assert world.look().headline == "Your saved card can no longer be used"
+    world.new_card()
+    assert world.look().headline == "Paid. Thank you."
+    assert world.money_moved() == [1999]
+    charge = world.charge()
+    assert charge.create.idempotency_key.endswith("-create-2")
+    assert charge.customer not in {world.customer, ""}
+    assert charge.terms == asked
+    assert world.at_stripe("GET", f"/v1/payment_intents/{charge.payment_intent}")["customer"] == charge.customer
+    world.settle()
+    assert world.check() == []
+
+
+def test_s7_the_session_is_for_whoever_gives_a_card_and_knows_their_address() -> None:
+    """Setup mode without a customer: Stripe makes one of them."""
+    world = lost(receipt_email="jo@shop.example")
+    world.pressed("card")
+    (session,) = world.at_stripe("GET", "/v1/checkout/sessions")["data"]
+    assert (session["mode"], session["customer"], session["customer_creation"]) == ("setup", None, "always")
+    assert session["customer_email"] == "jo@shop.example"
+    world.new_card()
+    assert world.at_stripe("GET", f"/v1/customers/{world.charge().customer}")["email"] == "jo@shop.example"
+
+
+def test_s7_a_session_that_stripe_has_made_no_customer_of_takes_nothing() -> None:
+    """A card of nobody's can be charged once at most, and by nobody for sure."""
+    world = lost()
+    session = urlsplit(world.give_card()).query.partition("=")[2]
+    found = world.engine.find(session)
+    assert found is not None
+    for customer in (None, "", 7):
+        world.engine.store.update({**found, "customer": customer})
+        world.at("GET", f"{world.url()}/back?session={session}")
+        assert world.charge().status is Status.BLOCKED
+    world.engine.store.update(found)
+    world.at("GET", f"{world.url()}/back?session={session}")
+    assert world.charge().status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("names", [True, False])
+def test_s7_the_setup_intent_may_name_the_new_customer_or_nobody_and_never_another(names: bool) -> None:
+    """Stripe does not say that it names one who was made on the page."""
+    world = lost()
+    session = urlsplit(world.give_card()).query.partition("=")[2]
+    found = world.engine.find(session)
+    assert found is not None
+    intent = world.engine.find(found["setup_intent"])
+    assert intent is not None
+    world.engine.store.update({**intent, "customer": "cus_another"})
+    world.at("GET", f"{world.url()}/back?session={session}")
+    assert world.charge().status is Status.BLOCKED
+    world.engine.store.update({**intent, "customer": found["customer"] if names else None})
+    world.at("GET", f"{world.url()}/back?session={session}")
+    assert world.charge().status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("first", ["the way back", "the event", "the backfill"])
+def test_s7_one_session_makes_one_customer_and_one_attempt_however_often_it_is_heard_of(first: str) -> None:
+    """By the way back, the webhook and the backfill."""
+    world = lost()
+    back = world.give_card(POOR)
+    event = events_of(world, back)
+    world.engine.drop_deliveries()
+    ways = {
+        "the way back": lambda: world.at("GET", back),
+        "the event": lambda: redeliver(world, event),
+        "the backfill": world.backfill,
+    }
+    for way in sorted(ways, key=lambda way: way != first):
+        ways[way]()
+        world.settle()
+        assert attempts(world) == 1
+        assert len(world.charge().customers) == 1
+    assert world.charge().status is Status.DECLINED
+    assert world.check() == []
+
+
+@pytest.mark.parametrize("card", ["pm_card_visa", POOR])
+def test_s7_of_two_sessions_the_first_to_be_heard_of_is_taken(card: str) -> None:
+    """Two tabs, or two people with one link: the charge has one customer then, and one PaymentIntent."""
+    world = lost()
+    first = world.give_card(card)
+    world.webhooks_on = False
+    opened = world.parts.checkout.open(world.charge(), world.url(), world.clock.now() + timedelta(minutes=11))
+    second = world.on_stripes_page(opened.url, card="pm_card_visa")
+    world.at("GET", first)
+    customer = world.charge().customer
+    for _ in range(2):
+        world.at("GET", second)
+        world.deliver_webhooks()
+    world.settle()
+    assert world.charge().customers == (customer,)
+    assert attempts(world) == 1
+    assert world.money_moved() == ([1999] if card == "pm_card_visa" else [])
+    assert world.check() == []
+
+
+def test_s7_a_new_customer_whose_card_is_declined_gives_another_one_as_the_same() -> None:
+    """From then on they are the charge's."""
+    world = lost()
+    world.new_card(POOR)
+    assert world.look().headline == "The payment did not go through"
+    customer = world.charge().customer
+    world.new_card()
+    assert world.charge().customer == customer
+    assert world.money_moved() == [1999]
+
+
+def test_s7_a_card_is_gone_and_its_customer_as_well() -> None:
+    """Stripe says so where the card was to be given: then it is given as a new customer, at the same press."""
+    world = Portal()
+    declined(world, "pm_1Deleted")
+    deleted(world)
+    world.new_card()
+    assert world.look().headline == "Paid. Thank you."
+    assert world.money_moved() == [1999]
+
+
+@pytest.mark.parametrize("choice", ["pay", "card"])
+def test_s7_a_customer_deleted_after_a_decline_is_told_that_no_card_works_any_more(choice: str) -> None:
+    """The PaymentIntent is theirs for ever. The page offers only what can work, and says why."""
+    world = Portal()
+    declined(world)
+    deleted(world)
+    answer = world.pressed(choice)
+    page = world.look()
+    assert answer.status in {303, 409}
+    assert (page.headline, page.choices) == ("This can no longer be paid by card", ["cash", "cancel"])
+    assert "Nothing was charged." in page.text
+    assert (world.charge().blocked_on, world.charge().customers) == ("account_owner", ())
+    world.settle()
+    assert world.charge().status is Status.BLOCKED
+
+    world.pressed("cash")
+    page = world.look()
+    assert (page.headline, page.choices) == ("You want to pay another way", ["cancel"])
+    world.pressed("cancel")
+    assert world.charge().status is Status.CANCELED
+    assert world.money_moved() == []
+    assert world.check() == []
+
+
+def test_s7_a_card_that_was_given_before_its_customer_was_deleted_is_not_waited_for(world: Portal) -> None:
+    """200: the event need not come again, for it can never be taken."""
+    event = events_of(world, world.give_card())
+    world.engine.drop_deliveries()
+    deleted(world)
+    world.pressed("pay")
+    assert redeliver(world, event) == 200
+    assert attempts(world) == 2
+    assert world.money_moved() == []
+
+
+def test_s7_who_wants_to_pay_in_cash_and_gives_a_card_as_a_new_customer_after_all_pays() -> None:
+    """The card that is gone is not offered again."""
+    world = lost()
+    world.pressed("cash")
+    assert world.look().choices == ["card", "cancel"]
+    world.clock.sleep(timedelta(minutes=5))
+    world.new_card()
+    assert world.money_moved() == [1999]
+
+
+def test_s7_a_customer_who_is_gone_on_the_account_of_somebody_else_is_replaced_there() -> None:
+    """S13: the session, the new customer and the payment are that account's."""
+    world, account = Portal(), "acct_1seller"
+    world.create(account=account, customer="cus_deleted", payment_method="pm_card_visa")
+    (charge,) = world.charges()
+    page = world.at("GET", world.url(charge))
+    assert page is not None
+    answer = world.at("POST", world.url(charge) + "/card", {"mark": page.mark})
+    assert answer is not None
+    world.at("GET", world.on_stripes_page(answer.location, card="pm_card_visa"))
+    (charge,) = world.charges()
+    assert charge.status is Status.SUCCEEDED
+    made = world.at_stripe("GET", f"/v1/customers/{charge.customer}", **{"Stripe-Account": account})
+    assert made["object"] == "customer"
+
+
+def test_a_session_that_stripe_refuses_for_another_reason_is_the_sellers_to_mend(
+    world: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was charged, and the page says so."""
+
+    def refuse(*_: object) -> None:
+        raise Refused
+
+    monkeypatch.setattr(world.parts.checkout, "open", refuse)
     answer = world.pressed("card")
     assert (answer.status, answer.headline) == (409, "A card cannot be added here")
     assert "get in touch with the seller" in answer.text
@@ -474,6 +683,30 @@ def test_an_event_for_no_charge_of_ours_is_accepted(world: Portal) -> None:
     assert redeliver(world, {**event, "data": {"object": {**session, "id": "cs_test_gone"}}}) == 200
     assert redeliver(world, {**event, "type": "checkout.session.expired"}) == 200
     assert attempts(world) == 1
+
+
+def test_a_card_for_a_charge_that_is_in_hand_is_backfilled_later_and_holds_up_no_other(
+    world: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events were lost. One charge is worked on when its card is met, and another's event comes after it."""
+    monkeypatch.setattr(gateway, "PAGE_SIZE", 1)
+    monkeypatch.setattr(gateway, "RECONCILED_PAGES", 1)
+    world.clock.sleep(timedelta(hours=1))
+    world.give_card()
+    world.clock.sleep(timedelta(hours=1))
+    world.create(key="order-2", payment_method="pm_usBankAccount_success")
+    world.engine.drop_deliveries()
+    held = world.parts.ledger.get(world.charge().id)
+    assert held is not None
+    until = world.clock.now() + timedelta(minutes=1)
+    world.parts.ledger.update(held, dataclasses.replace(held.charge, lease_owner="another", lease_until=until))
+    done = world.backfill()
+    assert (done["put_off"], done["finished"], done["failed"]) == (1, True, [])
+    assert done["events"] == 3  # The decline before it, and the debit after it.
+    assert (attempts(world), world.money_moved()) == (1, [])
+    world.clock.sleep(timedelta(hours=3))
+    assert world.backfill()["put_off"] == 0
+    assert (attempts(world), world.money_moved()) == (2, [1999])
 
 
 def test_what_an_event_says_of_a_card() -> None:

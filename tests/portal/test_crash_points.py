@@ -46,11 +46,16 @@ def _cancel(world: Portal) -> Seen | None:
     return world.choose("cancel", world.look("/cancel"))
 
 
+GONE: Final = "the customer is deleted first"
+DELETED: Final = "the customer is deleted after a decline"
+
 CHOICES: Final[Mapping[str, tuple[str, Choice, Status]]] = {
     # choice          the card that the charge has    what is done         how it ends
     "pay": ("pm_card_chargeDeclined", _pay, Status.DECLINED),
     "authenticate": (ASKS, _authenticate, Status.SUCCEEDED),
     "card": ("pm_card_chargeDeclined", _card, Status.SUCCEEDED),
+    "card of a new customer": (GONE, _card, Status.SUCCEEDED),
+    "card, and the customer is gone": (DELETED, _card, Status.BLOCKED),
     "cash": ("pm_card_chargeDeclined", _cash, Status.DECLINED),
     "cancel": ("pm_card_chargeDeclined", _cancel, Status.CANCELED),
 }
@@ -59,7 +64,11 @@ CHOICES: Final[Mapping[str, tuple[str, Choice, Status]]] = {
 def fresh(card: str) -> Portal:
     """Return a world whose charge waits for its customer; the name of the seller is known already."""
     world = Portal()
-    declined(world, card)
+    if card == GONE:
+        world.at_stripe("DELETE", f"/v1/customers/{world.customer}")
+    declined(world, "pm_card_chargeDeclined" if card in {GONE, DELETED} else card)
+    if card == DELETED:
+        world.at_stripe("DELETE", f"/v1/customers/{world.customer}")
     world.look()
     return world
 

@@ -1,13 +1,17 @@
 """A link names one charge, cannot be guessed or changed, and ends."""
 
+import base64
+import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from itsdangerous import TimestampSigner
 
-from shared import links
+from shared import links, preview
 from shared.charge import charge_id
 from shared.links import FORM_LIFE, LINK_LIFE, LinkExpired, LinkInvalid
 from shared.settings import Settings
@@ -68,6 +72,37 @@ def test_where_no_secret_is_set_one_is_derived_from_the_api_key() -> None:
     assert links.read_token(ours, token(ours), NOW) == NAME
     with pytest.raises(LinkInvalid):
         links.read_token(theirs, token(ours), NOW)
+
+
+@pytest.mark.parametrize("variable", ["SIGNING_SECRETS", "STRIPE_API_KEY"])
+def test_what_receivers_of_outcomes_are_given_makes_no_link_and_no_form(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken for the secret, as text or as bytes, or for the very key that signs. The id of a charge they are told."""
+    monkeypatch.delenv("SIGNING_SECRETS", raising=False)
+    monkeypatch.setenv("STRIPE_API_KEY", "sk_test_ours")
+    monkeypatch.setenv(variable, "sk_test_ours_alone")
+    ours = Settings.from_environment({variable: "sk_test_ours_alone"})
+    portal = Settings(
+        portal_url="https://pay.example.com",
+        signing_secrets=ours.signing_secrets,
+        stripe_api_key=ours.stripe_api_key,
+    )
+    assert links.read_token(portal, token(portal), NOW) == NAME
+    given = CliRunner().invoke(preview.notices, ["secret"]).output.strip()
+    bare = given.removeprefix("whsec_")
+    for secret in (given, bare):
+        forger = Settings(portal_url="https://pay.example.com", signing_secrets=(secret,), stripe_api_key=secret)
+        with pytest.raises(LinkInvalid):
+            links.read_token(portal, token(forger), NOW)
+        with pytest.raises(LinkInvalid):
+            links.read_form_mark(portal, links.form_mark(forger, "seen", NOW), NOW)
+    signer = TimestampSigner(base64.b64decode(bare), key_derivation="none", digest_method=hashlib.sha256)
+    signed = signer.sign(token(portal).partition(".")[0]).decode()
+    with pytest.raises(LinkInvalid):
+        links.read_token(portal, signed, NOW)
+    with pytest.raises(LinkInvalid):
+        links.read_form_mark(portal, signed, NOW)
 
 
 @given(at=st.integers(0, 200), new=st.characters(codec="utf-8"))

@@ -16,10 +16,11 @@ from shared import charge as charges
 from shared import links, pages, policy
 from shared.charge import CancelReason, Party, Status
 from shared.checkout import Checkout
+from shared.gateway import Gateway
 from shared.ledger import LedgerUnavailable
 from tests.portal.portal import Portal, Seen, declined
 from tests.portal.states import CONFIRM, PAGES, STATES
-from tests.script import answered
+from tests.script import DAY, START, Script, answered, tried_again_after_a_burnt_key
 from tests.world import KEY
 
 ASKS: Final = "pm_card_authenticationRequired"
@@ -43,6 +44,7 @@ EXPECTED: Final = {
     "closing":           ("This is being canceled",                  []),
     "elsewhere":         ("You want to pay another way",             ["pay", "card", "cancel"]),
     "gone":              ("Your saved card can no longer be used",   ["card", "cash", "cancel"]),
+    "no_card":           ("This can no longer be paid by card",      ["cash", "cancel"]),
     "blocked":           ("Something has to be put right first",     ["cancel"]),
 }
 # fmt: on
@@ -53,6 +55,21 @@ def in_state(state: str) -> Portal:
     world = Portal()
     STATES[state](world)
     return world
+
+
+def shown(script: Script, template: str = "charge.html") -> Seen:
+    """Return the page of a charge that only a script leads to."""
+    page = pages.of_charge(
+        pages.Reader("en"),
+        script.charge,
+        template,
+        200,
+        now=script.now,
+        url="https://pay.example.com/token",
+        mark="",
+        seller=None,
+    )
+    return Seen(status=200, headers={}, html=page.html)
 
 
 def unchanged(world: Portal, ask: Callable[[], Any]) -> Any:
@@ -92,21 +109,62 @@ def test_nothing_is_called_failed_and_nothing_can_be_paid_while_money_may_move(s
     assert "Look again" in page.text
 
 
+def test_a_customer_whom_the_bank_asks_for_while_an_earlier_try_is_in_doubt_is_not_led_to_pay_twice() -> None:
+    """Its key is burnt and may still charge: no word of nothing paid, and no cash. Once it is a day old: both."""
+    script = tried_again_after_a_burnt_key()
+    asks = charges.Failure(type="card_error", code="authentication_required")
+    script.answer(charges.Seen.AUTHENTICATION_REQUIRED, error=asks)
+    page = shown(script)
+    assert (page.headline, page.choices) == ("Your bank asks whether it is you", ["pay", "card", "cancel"])
+    assert "not been paid" not in page.text
+    assert "You will not be charged twice" in page.text
+    assert "If your bank has paid already" in shown(script, "confirm_cancel.html").text
+    script.now += DAY
+    page = shown(script)
+    assert page.choices == ALL_FOUR
+    assert "It has not been paid yet" in page.text
+    assert "If your bank has paid already" not in shown(script, "confirm_cancel.html").text
+
+
+@pytest.mark.parametrize("tried", [1, policy.ATTEMPTS_LIMIT], ids=["once", "for the last time"])
+def test_a_card_that_is_gone_while_an_earlier_try_is_in_doubt_is_not_told_as_nothing_charged(tried: int) -> None:
+    """What was sent before the ledger was restored may have charged."""
+    gone = charges.Failure(type="invalid_request_error", code="resource_missing", param="payment_method")
+    script = answered(charges.Seen.MISSING_OBJECT, error=gone)
+    attempts = script.charge.attempts * tried
+    restored = dataclasses.replace(script.charge, attempts=attempts, restored_at=script.now)
+    assert pages.face(restored, script.now) == "blocked"
+    assert pages.choices(restored, script.now) == ("cancel",)
+    later = pages.face(restored, script.now + DAY)
+    assert later == ("gone" if tried == 1 else "exhausted")
+
+
 def test_an_account_that_is_gone_while_the_card_may_be_charged_is_not_told_as_nothing_charged() -> None:
     """The confirm is out, and the look finds no account any more."""
     script = answered(charges.Seen.SERVER_ERROR)
     script.look_failed(charges.Seen.MISSING_OBJECT)
     assert policy.waiting_on(script.charge) is Party.ACCOUNT_OWNER
-    assert pages.face(script.charge) == "blocked"
-    assert pages.choices(script.charge) == ("cancel",)
+    assert pages.face(script.charge, script.now) == "blocked"
+    assert pages.choices(script.charge, script.now) == ("cancel",)
+
+
+@pytest.mark.parametrize("code", ["account_invalid", "resource_missing"])
+def test_an_account_that_is_gone_asks_the_customer_for_no_card(code: str) -> None:
+    """None helps: it is not theirs to mend."""
+    param = "on_behalf_of" if code == "resource_missing" else None
+    script = Script(on_behalf_of="acct_gone")
+    error = charges.Failure(type="invalid_request_error", code=code, param=param)
+    script.reply(charges.Seen.MISSING_OBJECT, error=error)
+    assert policy.waiting_on(script.charge) is Party.ACCOUNT_OWNER
+    assert (pages.face(script.charge, script.now), pages.choices(script.charge, script.now)) == ("blocked", ("cancel",))
 
 
 def test_a_charge_without_a_card_asks_for_one_and_says_who_pays_elsewhere() -> None:
     """It was recovered from Stripe, which had none."""
-    charge = dataclasses.replace(answered(charges.Seen.DECLINED).charge, payment_method="")
-    assert (pages.face(charge), pages.choices(charge)) == ("another_card", ("card", "cash", "cancel"))
+    charge, now = dataclasses.replace(answered(charges.Seen.DECLINED).charge, payment_method=""), START
+    assert (pages.face(charge, now), pages.choices(charge, now)) == ("another_card", ("card", "cash", "cancel"))
     elsewhere = dataclasses.replace(charge, pays_elsewhere_since=charge.created_at)
-    assert (pages.face(elsewhere), pages.choices(elsewhere)) == ("elsewhere", ("card", "cancel"))
+    assert (pages.face(elsewhere, now), pages.choices(elsewhere, now)) == ("elsewhere", ("card", "cancel"))
 
 
 def test_the_reason_is_told_in_words_that_a_person_understands() -> None:
@@ -198,6 +256,17 @@ def test_a_seller_whose_name_stripe_does_not_tell_has_none_on_the_page() -> None
     asked = len(world.services)
     world.look()
     assert world.services[asked:] == ["store"]
+
+
+def test_the_page_names_the_seller_that_the_mail_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The account on whose behalf it is charged: its name is on the card's statement."""
+    world = in_state("declined")
+    charge = world.charge()
+    terms = dataclasses.replace(charge.terms, account="acct_platform", on_behalf_of="acct_seller")
+    asked = []
+    monkeypatch.setattr(Gateway, "ask", lambda _gateway, _operation, account, *_more: asked.append(account))
+    world.parts.checkout.seller(dataclasses.replace(charge, terms=terms), world.clock.now())
+    assert asked == [terms.seller] == ["acct_seller"]
 
 
 def test_when_it_is_tried_again_is_told() -> None:
@@ -511,6 +580,30 @@ def test_a_customer_who_fails_at_the_bank_sees_that_and_can_choose_anew() -> Non
     assert world.money_moved() == [1999]
 
 
+def test_a_customer_who_fails_at_the_bank_after_a_lost_answer_hears_of_it_within_minutes() -> None:
+    """The confirm's answer was lost and an event told of the bank's page; the same key then says that all is heard."""
+    world = in_state("authenticate")
+    world.engine.fail_next(Fault.DROP_AFTER, "payment_intents.confirm", times=None)
+    world.pressed("pay")
+    assert world.charge().status is Status.UNKNOWN
+    world.deliver_webhooks()
+    assert world.charge().status is Status.ACTION_REQUIRED
+    began = world.clock.now()
+    world.on_stripes_page(world.pressed("pay").location, answer="no")
+    world.deliver_webhooks()
+    assert world.charge().status is Status.UNKNOWN
+    world.engine.faults.clear()
+    while world.charge().status is Status.UNKNOWN:
+        world.clock.sleep(timedelta(seconds=10))
+        world.run_tasks()
+    assert world.charge().status is Status.DECLINED
+    assert world.clock.now() < began + timedelta(minutes=5)
+    assert len(world.charge().attempts) == 2
+    assert world.money_moved() == []
+    world.settle()
+    assert world.check() == []
+
+
 def test_a_card_that_is_declined_after_the_bank_was_satisfied_says_so() -> None:
     """It is the customer, and there is no money."""
     world = Portal()
@@ -518,6 +611,33 @@ def test_a_card_that_is_declined_after_the_bank_was_satisfied_says_so() -> None:
     world.at("GET", world.on_stripes_page(world.pressed("pay").location, answer="yes"))
     assert world.look().headline == "The payment did not go through"
     assert world.money_moved() == []
+
+
+def test_a_customer_whose_bank_asks_again_after_they_answered_reads_that_it_declined() -> None:
+    """To be sent there once more would lead them round in a circle."""
+    asks = charges.Failure(type="card_error", code="authentication_required")
+    script = answered(charges.Seen.AUTHENTICATION_REQUIRED, error=asks)
+    assert shown(script).headline == "Your bank asks whether it is you"
+    script.choose(charges.Act.RETRY, return_url="https://pay.example.com/back")
+    script.reply(charges.Seen.ACTION_REQUIRED)
+    script.wake()
+    script.look(charges.Seen.UNCONFIRMED, last_error=asks)
+    page = shown(script)
+    assert (page.headline, page.choices) == ("The payment did not go through", ALL_FOUR)
+    assert "Your bank asked whether it is you, and declined all the same." in page.text
+
+
+def test_once_no_attempt_is_left_the_page_says_so_and_leaves_the_ways_without_a_card() -> None:
+    """The customer has pressed the button twenty times, and is not left to somebody who mends something."""
+    world = in_state("declined")
+    for _ in range(policy.ATTEMPTS_LIMIT - 1):
+        world.pressed("pay")
+    page = world.look()
+    assert (page.headline, page.choices) == ("No card is tried any more", ["cash", "cancel"])
+    assert "There was not enough money on the account." in page.text
+    world.pressed("cash")
+    assert (world.look().headline, world.look().choices) == ("You want to pay another way", ["cancel"])
+    assert len(world.charge().attempts) == policy.ATTEMPTS_LIMIT
 
 
 def test_the_banks_page_that_is_open_already_needs_no_other_attempt() -> None:

@@ -209,6 +209,44 @@ def test_a_checkout_session_brings_a_new_card(double: Asker) -> None:
     assert double.post("checkout/sessions", {**params, "mode": "payment"}).status == 400
 
 
+def test_a_checkout_session_makes_a_customer_of_whoever_gives_a_card_only_if_it_is_told_to(double: Asker) -> None:
+    """Setup mode needs none, and keeps the card for nobody."""
+    params = {"mode": "setup", "currency": "usd", "success_url": "https://shop.example/done"}
+    for creation, email in (("always", "jo@shop.example"), ("if_required", None), (None, None)):
+        more = {name: value for name, value in (("customer_creation", creation), ("customer_email", email)) if value}
+        session = double.post("checkout/sessions", {**params, **more}).body
+        assert (session["customer"], session["customer_creation"]) == (None, creation or "if_required")
+        double.engine.complete_checkout(session["id"])
+
+        done = double.get(f"checkout/sessions/{session['id']}", {"expand": ["setup_intent.payment_method"]}).body
+        card = done["setup_intent"]["payment_method"]
+        assert done["customer"] == done["setup_intent"]["customer"] == card["customer"]
+        assert (done["customer"] is None) == (creation != "always")
+        if creation == "always":
+            assert double.get(f"customers/{done['customer']}").body["email"] == email
+            assert double.events()[-4] == "customer.created"
+
+
+@pytest.mark.parametrize("other", [{"customer_creation": "always"}, {"customer_email": "jo@shop.example"}])
+def test_a_checkout_session_is_for_a_customer_who_is_there_or_for_a_new_one(
+    double: Asker, other: dict[str, str]
+) -> None:
+    """Stripe takes one of the parameters."""
+    params = {"mode": "setup", "currency": "usd", "success_url": "https://shop.example/done", **other}
+    error = double.post("checkout/sessions", {**params, "customer": double.customer()}).error
+    assert error["param"] == "customer"
+    assert error["message"] == f"You may only specify one of these parameters: customer, {next(iter(other))}."
+
+
+def test_no_session_is_opened_for_a_customer_who_was_deleted(double: Asker) -> None:
+    """400, naming the customer."""
+    customer = double.customer()
+    double.ask("DELETE", f"customers/{customer}")
+    params = {"mode": "setup", "currency": "usd", "success_url": "https://shop.example/done", "customer": customer}
+    error = double.post("checkout/sessions", params).error
+    assert (error["code"], error["param"]) == ("resource_missing", "customer")
+
+
 def test_a_checkout_session_ends_after_a_day(double: Asker) -> None:
     """Nobody came."""
     params = {"mode": "setup", "currency": "usd", "success_url": "https://shop.example/done"}
@@ -235,9 +273,12 @@ def test_an_account_that_left_is_403(double: Asker) -> None:
     """Its owner ended the connection; nothing runs in its name until it is back."""
     double.engine.disconnect("acct_one")
     refused = double.post("customers", Stripe_Account="acct_one")
+    hidden = double.get("accounts/acct_one")
     double.engine.connect("acct_one")
 
     assert (refused.status, refused.error["code"]) == (403, "account_invalid")
+    assert (hidden.status, hidden.error["code"]) == (403, "account_invalid")
+    assert double.get("accounts/acct_one").status == 200
     assert double.post("customers", Stripe_Account="acct_one").status == 200
 
 

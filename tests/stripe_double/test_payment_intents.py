@@ -347,6 +347,16 @@ def test_a_payment_of_a_customer_deleted_since_is_refused(double: Asker) -> None
     assert double.moved(intent) == []
 
 
+def test_a_payment_stays_the_customers_for_whom_it_was_made(double: Asker) -> None:
+    """400, and no way to hand it on; one that was nobody's may still become somebody's."""
+    intent = double.intent(customer=double.customer())
+    refused = double.post(f"payment_intents/{intent}", {"customer": double.customer()})
+    assert (refused.status, refused.error["param"]) == (400, "customer")
+
+    customer, nobodys = double.customer(), double.intent()
+    assert double.post(f"payment_intents/{nobodys}", {"customer": customer}).body["customer"] == customer
+
+
 @pytest.mark.parametrize("confirm", [True, False])
 def test_without_a_card_nothing_is_confirmed(double: Asker, confirm: bool) -> None:
     """Neither at once, where no PaymentIntent is left behind, nor later."""

@@ -73,7 +73,9 @@ class Workspace:
 
     def __init__(self, folder: Path, stand_in: StandIn) -> None:
         self.deployment = folder / "infra" / "terraform"
-        shutil.copytree(DEPLOYMENT, self.deployment, ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*"))
+        shutil.copytree(
+            DEPLOYMENT, self.deployment, ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*", "*.tfvars")
+        )
         for example in VARIABLES:  # Their states stay here.
             self._example(example).joinpath("backend_override.tf").write_text('terraform {\n  backend "local" {}\n}\n')
         for bundle in (folder / "dist" / "paidonce.zip", self._example("production") / "paidonce.zip"):

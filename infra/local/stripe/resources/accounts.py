@@ -22,7 +22,8 @@ def listed(call: Call) -> Object:
 def retrieve(call: Call) -> Object:
     """GET /v1/accounts/{id}: any that could be connected."""
     found = call.store.find(call.world, call.id, "account")
-    if found is None and not call.id.startswith("acct_"):
+    left = call.store.setting(f"disconnected {call.id}")
+    if left or (found is None and not call.id.startswith("acct_")):
         message = f"The provided key does not have access to account '{call.id}' (or that account does not exist)."
         raise Refusal(403, message, code="account_invalid")
     return shown(found or _account(call, call.id, "standard"))

@@ -4,7 +4,7 @@ from typing import Any
 
 from infra.local.stripe.call import Call
 from infra.local.stripe.errors import Refusal, missing
-from infra.local.stripe.resources import payment_methods, setup_intents
+from infra.local.stripe.resources import customers, payment_methods, setup_intents
 from infra.local.stripe.store import Object, shown
 
 KIND = "checkout.session"
@@ -19,6 +19,10 @@ def create(call: Call) -> Object:
         raise missing("currency")
     if params.get("ui_mode", "hosted") == "hosted" and "success_url" not in params:
         raise missing("success_url")
+    for other in ("customer_creation", "customer_email"):
+        if {"customer", other} <= params.keys():
+            message = f"You may only specify one of these parameters: customer, {other}."
+            raise Refusal(400, message, param="customer")
     if "customer" in params:
         call.in_body("customer", params["customer"], "customer")
     intent = setup_intents.begin(call, params.get("customer"), "off_session")
@@ -33,6 +37,8 @@ def create(call: Call) -> Object:
         client_reference_id=params.get("client_reference_id"),
         currency=params.get("currency"),
         customer=params.get("customer"),
+        customer_creation=None if "customer" in params else params.get("customer_creation", "if_required"),
+        customer_email=params.get("customer_email"),
         expires_at=params.get("expires_at", int(call.now + call.settings.checkout_seconds)),
         metadata={},
         mode="setup",
@@ -73,9 +79,14 @@ def expire(call: Call) -> Object:
 
 
 def complete(call: Call, card: str) -> Object:
-    """Let the customer enter a card, which is saved. Raises the 402 of a card that cannot be."""
+    """Let the customer enter a card, which is saved. Raises the 402 of a card that cannot be.
+
+    Setup mode needs no customer: one is made only where `customer_creation` is `always`.
+    """
     session = _open(call)
     intent = call.in_path("setup_intent", session["setup_intent"])
+    if session["customer_creation"] == "always":
+        session["customer"] = intent["customer"] = customers.begin(call, email=session["customer_email"])["id"]
     setup_intents.succeed(call, intent, payment_methods.named(call, card, "payment_method"))
     session |= {"status": "complete", "url": None}
     call.store.update(session)

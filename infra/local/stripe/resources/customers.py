@@ -20,7 +20,26 @@ FIELDS = (
 
 def create(call: Call) -> Object:
     """POST /v1/customers."""
-    customer = call.new(
+    customer = _new(call, call.params.get("tax_exempt") or "none")
+    call.copy(customer, *FIELDS)
+    call.keep(customer)
+    call.emit("customer.created", customer)
+    if "payment_method" in call.params:
+        payment_method = payment_methods.named(call, call.params["payment_method"], "payment_method")
+        payment_methods.attach_to(call, payment_method, customer["id"])
+    return call.expanded(shown(customer))
+
+
+def begin(call: Call, *, email: str | None) -> Object:
+    """Make a customer of whoever is on a page of Stripe's."""
+    customer = _new(call) | {"email": email}
+    call.keep(customer)
+    call.emit("customer.created", customer)
+    return customer
+
+
+def _new(call: Call, tax_exempt: str = "none") -> Object:
+    return call.new(
         "cus",
         "customer",
         address=None,
@@ -36,15 +55,8 @@ def create(call: Call) -> Object:
         phone=None,
         preferred_locales=[],
         shipping=None,
-        tax_exempt=call.params.get("tax_exempt") or "none",
+        tax_exempt=tax_exempt,
     )
-    call.copy(customer, *FIELDS)
-    call.keep(customer)
-    call.emit("customer.created", customer)
-    if "payment_method" in call.params:
-        payment_method = payment_methods.named(call, call.params["payment_method"], "payment_method")
-        payment_methods.attach_to(call, payment_method, customer["id"])
-    return call.expanded(shown(customer))
 
 
 def retrieve(call: Call) -> Object:

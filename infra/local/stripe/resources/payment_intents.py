@@ -107,6 +107,12 @@ def update(call: Call) -> Object:
     changed = {**intent, **call.params}
     check_amount(changed["amount"], changed["currency"])
     if "customer" in call.params:
+        if intent["customer"] is not None:
+            message = (
+                "You cannot modify `customer` on a PaymentIntent once it already has been set. To fulfill a payment "
+                "with a different Customer, cancel this PaymentIntent and create a new one."
+            )
+            raise Refusal(400, message, param="customer")
         call.in_body("customer", call.params["customer"], "customer")
     call.copy(intent, *FIELDS, "amount", "customer")
     intent |= {"currency": changed["currency"].lower(), "last_payment_error": None, "next_action": None}

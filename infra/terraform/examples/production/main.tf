@@ -100,6 +100,11 @@ output "urls" {
   value       = module.paidonce.urls
 }
 
+output "charge_url" {
+  description = "Where to post charges."
+  value       = module.paidonce.urls.charge
+}
+
 output "webhook_url" {
   description = "Where Stripe shall send its events."
   value       = module.paidonce.webhook_url

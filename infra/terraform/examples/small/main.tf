@@ -25,9 +25,8 @@ variable "region" {
 }
 
 variable "callers" {
-  description = "IAM members that may ask for charges, such as user:me@example.com."
+  description = "IAM members that may ask for charges, such as user:me@example.com. Without a default: an apply that was not told them would shut them out."
   type        = list(string)
-  default     = []
 }
 
 variable "operators" {
