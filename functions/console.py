@@ -199,7 +199,7 @@ class Visit:
         report = self._parts.reconciler.report(name)
         if report is None:
             raise NotThere("There is no such audit, or none any more.")
-        return _answer(desk_pages.of_report(self._frame(), report))
+        return _answer(desk_pages.of_report(self._frame(), self._parts.reconciler.as_of_now(report)))
 
     # --- Choosing -----------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from shared import answer, api, health, instance, log, wiring
 from shared.answer import Answer
 from shared.api import Problem
 from shared.deliver import LookUnavailable
-from shared.reconcile import StripeUnavailable
+from shared.reconcile import AuditInHand, StripeUnavailable
 
 SHARE: Final = 0.5  # Of the function's time: the other half is for the step that is under way then.
 
@@ -63,10 +63,14 @@ def _backfill(_request: flask.Request) -> dict[str, Any]:
 
 def _audit(request: flask.Request) -> dict[str, Any]:
     period = api.parse(request.get_data(), request.content_type or "", AuditBody)
-    report = wiring.parts("reconcile").reconciler.audit(_time(), since=period.since, until=period.until)
+    try:
+        report = wiring.parts("reconcile").reconciler.audit(_time(), since=period.since, until=period.until)
+    except AuditInHand as other:
+        raise Problem(409, "in-hand", str(other), retry_after=api.RETRY_AFTER_SECONDS) from other
     if report is None:
         raise Problem(409, "in-hand", "Another run is at this audit.", retry_after=api.RETRY_AFTER_SECONDS)
     shown: dict[str, Any] = {"report": report.name, **msgspec.to_builtins(report)}
+    del shown["doubts"]  # Ours: where the next call goes on.
     return shown
 
 

@@ -22,12 +22,12 @@ from shared.deliver import Outcome
 from shared.gate import KIND, NAME, LedgerClosed, LedgerIdentity
 from shared.ledger import LedgerUnavailable
 from shared.preview import notices
-from shared.reconcile import Report, StripeUnavailable
+from shared.reconcile import AuditInHand, Report, StripeUnavailable
 from shared.reopen import CannotReopen, Reopening
 from shared.retention import NotOver
 from shared.settings import SettingsError
 
-PASSING: Final = (LedgerUnavailable, StripeUnavailable, LedgerClosed, CannotReopen, NotOver)
+PASSING: Final = (LedgerUnavailable, StripeUnavailable, LedgerClosed, CannotReopen, NotOver, AuditInHand)
 
 
 class _Time(click.ParamType[datetime]):
@@ -159,10 +159,11 @@ def audit() -> None:
 @_writes
 def audit_run(since: datetime | None, until: datetime | None) -> None:
     """Audit a period now, to its end."""
-    report = _or_fail(lambda: _parts().reconciler.audit(lambda: True, since=since, until=until))
+    reconciler = _parts().reconciler
+    report = _or_fail(lambda: reconciler.audit(lambda: True, since=since, until=until))
     if report is None:
         _fail("Another run is at this audit.")
-    _show(report)
+    _show(_or_fail(lambda: reconciler.as_of_now(report)))
 
 
 @audit.command("list")
@@ -175,13 +176,13 @@ def audit_list() -> None:
 @audit.command("show")
 @click.argument("name", required=False)
 def audit_show(name: str | None) -> None:
-    """Show a report; by default the latest."""
+    """Show a report, by default the latest, and what of it is settled by now."""
     reconciler = _parts().reconciler
     names = [name] if name else _or_fail(reconciler.reports)[-1:]
     report = _or_fail(lambda: reconciler.report(names[0])) if names else None
     if report is None:
         _fail("There is no such report." if name else "Nothing has been audited yet.")
-    _show(report)
+    _show(_or_fail(lambda: reconciler.as_of_now(report)))
 
 
 @main.command()

@@ -428,16 +428,24 @@ class Charger:
 
     def _due_until(self, until: datetime, ends_at: float) -> Iterator[Held]:
         """Read the charges that are due until then, the oldest first, for as long as there is time."""
-        for name in self._ledger.due(until, SWEEP_BATCH):
-            if self._clock.monotonic() >= ends_at or self._ending():
-                return  # Those left are the oldest next time.
-            try:
-                held = self._ledger.get(name)
-            except msgspec.ValidationError:  # Written by a newer version, or by hand: the others cannot help it.
-                log.exception("a charge cannot be read", charge=name)
-                continue
-            if held is not None and held.charge.due_at is not None and held.charge.due_at <= until:
-                yield held
+        seen: set[str] = set()
+        unreadable, before = 0, -1
+        while unreadable > before:  # They stay due, and must not take the place of the others.
+            before = unreadable
+            for name in self._ledger.due(until, SWEEP_BATCH + unreadable):
+                if name in seen:
+                    continue
+                if self._clock.monotonic() >= ends_at or self._ending():
+                    return  # Those left are the oldest next time.
+                seen.add(name)
+                try:
+                    held = self._ledger.get(name)
+                except msgspec.ValidationError:  # Written by a newer version, or by hand: the others cannot help it.
+                    log.exception("a charge cannot be read", charge=name)
+                    unreadable += 1
+                    continue
+                if held is not None and held.charge.due_at is not None and held.charge.due_at <= until:
+                    yield held
 
     def _sweep_unheard(self, ends_at: float, *, queue_works: bool) -> int:
         """See whether Stripe answers again, with one charge or two; then see to the others that wait for nothing else.

@@ -6,11 +6,17 @@
 
 The first two go through time in windows, account by account, and keep where they are: a run that ends early is taken
 up by the next one. What they find is recorded by the same policy as any other observation: twice changes nothing.
+
+An audit of a window only reads at first. What Stripe's lists do not explain is written down as Doubts, with what the
+ledger had of each; then they are looked into, one a step. So a run that dies has neither lost what it found nor counts
+it twice, and no step takes long, however much there is.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -36,6 +42,8 @@ EVENT_TYPES: Final = (  # What a deployment subscribes to.
     "payment_intent.requires_action",
     "checkout.session.completed",
 )
+REFUND_FAILED: Final = "refund.failed"  # Money that was given back, and sent back.
+AUDITED_EVENTS: Final = ("payment_intent.succeeded", REFUND_FAILED)  # Of what is paid later than it was confirmed, too.
 EVENTS_KEPT: Final = timedelta(days=30)  # By Stripe.
 BACKFILL_EVERY: Final = timedelta(hours=1)
 AUDIT_EVERY: Final = timedelta(days=1)
@@ -48,6 +56,8 @@ WINDOW: Final = timedelta(days=1)
 SHORTEST_WINDOW: Final = timedelta(seconds=2)
 ORPHAN_AGE: Final = timedelta(hours=1)  # A younger PaymentIntent may be about to be recorded.
 PAGE: Final = 100  # Charges of one shard that are held against Stripe in one step.
+HELD: Final = 500  # Things on Stripe's lists that one step holds against the ledger, each a look-up or two.
+DOUBTS: Final = 200  # After which no more are gathered: they are part of the report's entity.
 STEPS_A_WRITE: Final = 20  # Steps whose work is lost, and done again, where a run dies.
 ENTRIES_KEPT: Final = 1000  # Of a report: an entity holds 1 MiB.
 PASSING: Final = frozenset({Seen.NO_REPLY, Seen.SERVER_ERROR, Seen.LIMITED, Seen.KEY_IN_USE})  # Works later by itself.
@@ -55,6 +65,7 @@ FINDING: Final = "Discrepancy"  # The kind of what an audit found and no charge 
 REPORT: Final = "AuditReport"
 PROGRESS: Final = "Progress"
 AUDIT: Final = "audit"
+ROUND: Final = "backfill-round"
 ERASURE: Final = "erasure"
 
 
@@ -64,6 +75,10 @@ class StripeUnavailable(Exception):
 
 class AccountUnreachable(Exception):
     """Stripe does not let us ask about an account: it is disconnected, or the API key may not."""
+
+
+class AuditInHand(Exception):
+    """Another audit than the one that is asked for is not finished. The message says what to do."""
 
 
 class Listing(Protocol):
@@ -136,6 +151,28 @@ class Finding:
     settled: str = ""  # How; empty: somebody must look at it.
 
 
+class Why(StrEnum):
+    """What raises a Doubt."""
+
+    AT_STRIPE = "at_stripe"  # Stripe lists it as paid, and that alone does not say that the ledger agrees.
+    IN_LEDGER = "in_ledger"  # The ledger calls it paid.
+    ORPHAN = "orphan"  # It is of a charge that has another one recorded, or is final.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubt:
+    """A PaymentIntent that is still to be read, and what the ledger had of its charge before that."""
+
+    why: Why
+    charge: str
+    payment_intent: str
+    account: str  # Empty: the platform.
+    status: str = ""  # Empty: nothing is recorded.
+    amount_refunded: int = 0
+    left_out: int = 0  # How many discrepancies it had no room for.
+    known: datetime | None = None  # When the last of its discrepancies was found; what is found from now on is later.
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """One audit: of which period, how far it is, and what it found."""
@@ -155,6 +192,7 @@ class Report:
     corrected: int = 0  # Brought up to Stripe's word.
     orphans: int = 0  # Left to be canceled.
     findings: tuple[Finding, ...] = ()
+    doubts: tuple[Doubt, ...] = ()  # What is to be looked into before the audit goes on.
 
     @property
     def name(self) -> str:
@@ -194,6 +232,7 @@ class Reconciler:
         self._ledger = ledger
         self._gate = gate
         self._accounts = Accounts(gateway)
+        self._listed_in: tuple[datetime, list[str | None]] | None = None  # For a round of the backfill: when it began.
         self._clock = clock
 
     def run(self, has_time: Callable[[], bool]) -> dict[str, Any]:
@@ -207,14 +246,24 @@ class Reconciler:
             done["erased"] = self.retention.run(has_time)
             if not done["erased"]:
                 self._mark(ERASURE, now)
-        if has_time() and now >= self._last("backfill") + BACKFILL_EVERY:
-            done["backfill"] = msgspec.to_builtins(self.backfill(has_time))
+        steps = [self._backfill_in_turn, self._audit_in_turn]
+        for step in steps if now.minute % 2 == 0 else reversed(steps):  # Where one has enough to do for every run,
+            if has_time():  # the other has the time of every other run.
+                done |= step(has_time, audited)
+        return done
+
+    def _backfill_in_turn(self, has_time: Callable[[], bool], _audited: datetime) -> dict[str, Any]:
+        if self._clock.now() < self._last("backfill") + BACKFILL_EVERY:
+            return {}
+        return {"backfill": msgspec.to_builtins(self.backfill(has_time))}
+
+    def _audit_in_turn(self, has_time: Callable[[], bool], audited: datetime) -> dict[str, Any]:
         current = self._current()
         begun = current is not None and current[0].finished_at is None
-        if has_time() and (begun or now >= audited + AUDIT_EVERY):
-            report = self.audit(has_time)
-            done["audit"] = None if report is None else report.name
-        return done
+        if not begun and self._clock.now() < audited + AUDIT_EVERY:
+            return {}
+        report = self.audit(has_time)
+        return {"audit": None if report is None else report.name}
 
     # --- Backfill -----------------------------------------------------------------------------------------------------
 
@@ -225,14 +274,34 @@ class Reconciler:
         """
         self._gate.check()
         done = Backfilled()
-        began = self._clock.now()
-        for account in self._accounts.all():
+        now = self._clock.now()
+        began, after = self._round(now)
+        if self._listed_in is None or self._listed_in[0] != began:  # Which may take most of a run.
+            self._listed_in = (began, sorted(self._accounts.all(), key=_name))
+        for account in self._listed_in[1]:
+            if after is not None and _name(account) <= after:
+                continue  # This round has asked it.
             done.accounts += 1
-            if not self._catch_up(account, began, has_time, done):
+            if not self._catch_up(account, now, has_time, done):
                 done.finished = False
                 return done
+            self._put(ROUND, {"began_at": began, "after": _name(account)})
         self._mark("backfill", began)
+        self._put(ROUND, {})
         return done
+
+    def _round(self, now: datetime) -> tuple[datetime, str | None]:
+        """Say when the round in hand began, and which account it asked last. It is over once it has asked all.
+
+        So one run that has not enough time for all accounts leaves to the next one those that it has not asked.
+        """
+        stored = self._ledger.read(PROGRESS, ROUND)
+        found = {} if stored is None else stored.properties
+        began, after = found.get("began_at"), found.get("after")
+        if isinstance(began, datetime):
+            return began, after if isinstance(after, str) else None
+        self._put(ROUND, {"began_at": now})
+        return now, None
 
     def _catch_up(self, account: str | None, began: datetime, has_time: Callable[[], bool], done: Backfilled) -> bool:
         """Apply an account's events up to now, what earlier runs put off first. False: that needs more time.
@@ -295,7 +364,7 @@ class Reconciler:
     ) -> Report | None:
         """Go on with the audit in hand, or begin the next one. Returns how it stands; None: another run is at it.
 
-        since, until: of another period than the one that follows the last. Raises as `backfill`.
+        since, until: of another period than the one that follows the last. Raises as `backfill`, and AuditInHand.
         """
         opened_at = self._gate.check().opened_at
         current = self._current()
@@ -316,10 +385,19 @@ class Reconciler:
             if current is None:
                 return None
         report, version = current
+        asked = (since or report.since, min(until or report.until, report.started_at))
+        if asked != (report.since, report.until):
+            raise AuditInHand(
+                f"The audit of {report.since:%Y-%m-%d %H:%M} to {report.until:%Y-%m-%d %H:%M} UTC is not finished. "
+                "Ask without a period until it is, then for this one again."
+            )
         while report.finished_at is None and has_time():
             for _ in range(STEPS_A_WRITE):
-                if report.finished_at is None and has_time():
-                    report = self._step(report)
+                before = len(report.doubts)
+                report = self._step(report)
+                raised = len(report.doubts) > before  # Written down before any of them is looked into.
+                if raised or report.finished_at is not None or not has_time():
+                    break
             try:
                 version = self._ledger.write(REPORT, report.name, _written(report), version)
             except Conflict:
@@ -332,6 +410,23 @@ class Reconciler:
         """Read a report. Raises LedgerUnavailable."""
         stored = self._ledger.read(REPORT, name)
         return None if stored is None else _report(stored)
+
+    def as_of_now(self, report: Report) -> Report:
+        """Return a report that calls settled what has been settled since it was found. Raises LedgerUnavailable."""
+        return replace(report, findings=tuple(self._as_of_now(finding) for finding in report.findings))
+
+    def _as_of_now(self, finding: Finding) -> Finding:
+        if finding.settled:
+            return finding
+        try:
+            held = self._ledger.get(finding.charge) if finding.charge else None
+        except msgspec.ValidationError:  # A newer version wrote it, or somebody by hand.
+            return finding
+        for one in () if held is None else held.charge.discrepancies:
+            if (one.kind, one.payment_intent) == (finding.kind, finding.payment_intent):
+                return replace(finding, settled=one.settled)
+        stored = self._ledger.read(FINDING, _name_of(finding)) if finding.payment_intent else None
+        return finding if stored is None else replace(finding, settled=str(stored.properties.get("settled") or ""))
 
     def reports(self) -> list[str]:
         """Name all reports, the oldest first. Raises LedgerUnavailable."""
@@ -356,123 +451,192 @@ class Reconciler:
 
     def _step(self, report: Report) -> Report:
         """Do a part of a stage that fits well into the time that a function has."""
+        if report.doubts:
+            return self._look_into(replace(report, doubts=report.doubts[1:]), report.doubts[0])
         end = min(report.window + WINDOW, report.until)
-        if report.stage < len(report.accounts):
-            account = report.accounts[report.stage] or None
-            try:
-                report = self._audit_account(report, account, end)
-            except (AccountUnreachable, AccountGone) as unreachable:
-                report = replace(_without(report, account, str(unreachable)), position=end)
-        else:
-            report = self._audit_shard(report, report.stage - len(report.accounts), end)
         if report.position < end:
-            return report
+            if report.stage < len(report.accounts):
+                account = report.accounts[report.stage] or None
+                try:
+                    report = self._audit_account(report, account, min(report.position + WINDOW, end))
+                except AccountUnreachable as unreachable:
+                    report = replace(self._without(report, account, str(unreachable)), position=end)
+            else:
+                report = self._audit_shard(report, report.stage - len(report.accounts), end)
+            if report.doubts or report.position < end:
+                return report
+        if report.stage < len(report.accounts) and report.accounts[report.stage]:
+            self._keep_audited(report, report.accounts[report.stage], end)
         if report.stage + 1 < len(report.accounts) + SHARDS:
-            return replace(report, stage=report.stage + 1, position=report.window)
+            report = replace(report, stage=report.stage + 1, position=report.window)
+            return replace(report, position=self._begins(report)) if report.stage < len(report.accounts) else report
         if end < report.until:
             return replace(report, stage=0, window=end, position=end)
         last = self._last(AUDIT)
-        follows = report.since <= max(last, self._gate.check().opened_at)  # Else what lies between is still to be done.
-        self._put(AUDIT, {"report": report.name, "at": max(report.until, last) if follows else last})
+        self._put(AUDIT, {"report": report.name, "at": max(report.until, last) if self._follows(report) else last})
         return replace(report, finished_at=self._clock.now())
 
+    def _follows(self, report: Report) -> bool:
+        """Whether it begins no later than the last one ended. Else what lies between is still to be done."""
+        return report.since <= max(self._last(AUDIT), self._gate.check().opened_at)
+
+    def _begins(self, report: Report) -> datetime:
+        """Say from when on an account is audited in this window: from earlier, where it could not be asked before.
+
+        A new account, and one that was never asked, has nothing earlier.
+        """
+        until = self._at(_audit_of(report.accounts[report.stage]))
+        if until is None or until >= report.window or not self._follows(report):
+            return report.window
+        return until - OVERLAP
+
+    def _keep_audited(self, report: Report, account: str, end: datetime) -> None:
+        """Keep up to when an account has been audited, without a gap."""
+        if not _is_without(report, account) and self._follows(report):
+            name = _audit_of(account)
+            self._mark(name, max(end, self._last(name)))
+
+    def _without(self, report: Report, account: str | None, detail: str) -> Report:
+        """Say, once for all that is there, that an account cannot be audited, and keep from when on it is to be."""
+        if _is_without(report, account):
+            return report
+        name = _audit_of(account or "")
+        since = self._at(name)
+        if since is None:
+            since = report.window
+            self._mark(name, since)
+        log.error("an account cannot be audited", account=account, detail=detail)
+        detail = f"{detail}; what was paid there since {since:%Y-%m-%d %H:%M} UTC is audited once it can be asked"
+        return _with(report, Finding(kind="account_unreachable", account=account or "", detail=detail))
+
     def _audit_account(self, report: Report, account: str | None, end: datetime) -> Report:
-        """Hold what Stripe says was paid on an account against the ledger."""
-        since = report.position
-        charges, until = self._accounts.window(Kind.CHARGES, account, since, end)
-        paid: dict[tuple[str, str], Row] = {
-            (row["metadata"]["pio_charge"], row["payment_intent"]): row for row in charges if _is_paid(row)
-        }
-        for row in self._accounts.rows(Kind.REFUNDS, account, since, until):
-            payment_intent = str(row.get("payment_intent"))
-            for name in self._ledger.find(payment_intent):
-                paid.setdefault((name, payment_intent), {})
-        if since > self._clock.now() - EVENTS_KEPT:
-            for payment in self._told_of(account, since, until):
-                paid.setdefault(payment, {})
-        for (name, payment_intent), row in paid.items():
-            report = replace(report, at_stripe=report.at_stripe + 1)
-            try:
-                report = self._hold_against(report, account, name, payment_intent, row)
-            except msgspec.ValidationError:
-                report = self._unreadable(report, name)
-        for row in self._accounts.rows(Kind.PAYMENT_INTENTS, account, since, until):
-            try:
-                report = self._tidy(report, account, row)
-            except msgspec.ValidationError:
-                log.exception("a charge cannot be read")
+        """Hold what Stripe lists of an account against the ledger, second by second, for as much as a step may do."""
+        listed, until = self._listed(report, account, end)
+        seen: set[tuple[str, str]] = set()  # One payment is in several lists.
+        done = 0
+        for second, group in itertools.groupby(listed, key=lambda one: one[0]):
+            if done >= HELD or len(report.doubts) >= DOUBTS:
+                return replace(report, position=second)
+            for _, kind, row in group:
+                done += 1
+                if kind is Kind.PAYMENT_INTENTS:
+                    report = self._tidy(report, account, row)
+                    continue
+                for payment in self._paid(kind, row):
+                    if payment not in seen:
+                        seen.add(payment)
+                        report = self._hold_against(report, account, *payment, row if kind is Kind.CHARGES else {})
         return replace(report, position=until)
 
-    def _told_of(self, account: str | None, since: datetime, until: datetime) -> Iterator[tuple[str, str]]:
-        """Name the payments that events tell of: confirmed earlier, and paid now; or given back, and sent back now."""
-        for row in self._accounts.rows(Kind.EVENTS, account, since, until, type="payment_intent.succeeded"):
-            event = answers.read_event(row)
-            if event is not None and CHARGE_ID.fullmatch(event.payment_intent.charge_id or ""):
-                yield str(event.payment_intent.charge_id), event.payment_intent.id
-        for row in self._accounts.rows(Kind.EVENTS, account, since, until, type="refund.failed"):
-            yield from self._refunded(row["data"]["object"])
+    def _listed(
+        self, report: Report, account: str | None, end: datetime
+    ) -> tuple[list[tuple[datetime, Kind, Row]], datetime]:
+        """List what there is from the report's position on, the oldest first, and say up to when all lists go.
 
-    def _refunded(self, refund: Row) -> Iterator[tuple[str, str]]:
-        """Name what a refund was to give back: of which charge, and taken by which PaymentIntent."""
+        What is of the very moment at which a window ends is of the next one.
+        """
+        asked: dict[Kind, dict[str, object]] = {Kind.CHARGES: {}, Kind.REFUNDS: {}}
+        if report.position > self._clock.now() - EVENTS_KEPT:  # Earlier ones are kept no longer.
+            asked[Kind.EVENTS] = {"types": AUDITED_EVENTS}
+        asked[Kind.PAYMENT_INTENTS] = {}
+        listed: list[tuple[datetime, Kind, Row]] = []
+        for kind, more in asked.items():
+            rows, end = self._accounts.window(kind, account, report.position, end, **more)
+            listed += [(answers.time_of(row), kind, row) for row in rows]
+        is_last = end == report.until
+        within = [one for one in listed if report.position <= one[0] and (one[0] < end or is_last)]
+        return sorted(within, key=lambda one: one[0]), end  # Of one second: in the order in which they were asked for.
+
+    def _paid(self, kind: Kind, row: Row) -> list[tuple[str, str]]:
+        """Name the charges of ours that a charge, a refund or an event of Stripe's is about, with the PaymentIntent."""
+        match kind:
+            case Kind.CHARGES:
+                return [(row["metadata"]["pio_charge"], row["payment_intent"])] if _is_paid(row) else []
+            case Kind.REFUNDS:
+                payment_intent = str(row.get("payment_intent"))
+                return [(name, payment_intent) for name in self._ledger.find(payment_intent)]
+        if row["type"] == REFUND_FAILED:
+            return self._sent_back(row["data"]["object"])
+        event = answers.read_event(row)
+        if event is None or not CHARGE_ID.fullmatch(event.payment_intent.charge_id or ""):
+            return []
+        return [(str(event.payment_intent.charge_id), event.payment_intent.id)]
+
+    def _sent_back(self, refund: Row) -> list[tuple[str, str]]:
+        """Name what a refund that failed was to give back: of which charge, and taken by which PaymentIntent."""
         payment_intent, metadata = str(refund.get("payment_intent")), refund.get("metadata")
         named = str(metadata.get(answers.REFUND_KEY)) if isinstance(metadata, Mapping) else ""
-        for name in dict.fromkeys((*self._ledger.find(payment_intent), named)):
-            if CHARGE_ID.fullmatch(name):
-                yield name, payment_intent
+        names = dict.fromkeys((*self._ledger.find(payment_intent), named))
+        return [(name, payment_intent) for name in names if CHARGE_ID.fullmatch(name)]
 
     def _hold_against(self, report: Report, account: str | None, name: str, payment_intent: str, row: Row) -> Report:
-        """Hold one payment against the ledger; what differs is read anew and left to the policy."""
-        held = self._ledger.get(name)
-        if held is None:
-            try:
-                found = self._charger.recover(payment_intent, account)
-            except NotOurs:  # Somebody has written that, on another account or into one of Stripe's charges.
-                finding = Finding(
-                    kind="unexplained_payment",
-                    charge=name,
-                    payment_intent=payment_intent,
-                    account=account or "",
-                    detail="it names this charge, and was not made for it",
-                )
-                return self._record(report, finding)
-            return _with(report, *_about(found, found.discrepancies))
-        charge = held.charge
-        if charge.terms.account != account:
-            finding = Finding(
-                kind="account_differs",
-                charge=name,
-                payment_intent=payment_intent,
-                account=account or "",
-                detail=f"the charge is of {charge.terms.account or 'the platform'}",
-            )
-            return self._record(report, finding)
-        if row and _agrees(charge, payment_intent, row):
+        """Hold one payment against the ledger; what differs is a Doubt. row: of Stripe's charge, or empty."""
+        report = replace(report, at_stripe=report.at_stripe + 1)
+        try:
+            held = self._ledger.get(name)
+        except msgspec.ValidationError:
+            return self._unreadable(report, name)
+        if held is not None and held.charge.terms.account != account:
+            return self._elsewhere(report, account, held.charge, payment_intent)
+        if held is not None and row and _agrees(held.charge, payment_intent, row):
             return replace(report, agreed=report.agreed + 1)
-        return self._examine(report, charge, payment_intent)
+        doubt = Doubt(why=Why.AT_STRIPE, charge=name, payment_intent=payment_intent, account=account or "")
+        return _doubted(report, doubt, None if held is None else held.charge)
 
-    def _examine(self, report: Report, charge: Charge, payment_intent: str, *, with_charges: bool = True) -> Report:
-        if _is_without(report, charge.terms.account):
+    def _look_into(self, report: Report, doubt: Doubt) -> Report:
+        """Read a PaymentIntent anew, and leave what it shows to the policy. Say what that changed."""
+        account = doubt.account or None
+        if _is_without(report, account):
             return report
         try:
-            after = self._charger.examine(charge.id, payment_intent, with_charges=with_charges)
+            held = self._ledger.get(doubt.charge)
+            if held is None:
+                after = self._charger.recover(doubt.payment_intent, account)
+            elif held.charge.terms.account != account:
+                return self._elsewhere(report, account, held.charge, doubt.payment_intent)
+            else:
+                refunds = doubt.why is not Why.IN_LEDGER  # Those of a charge that is only in the ledger are old news.
+                after = self._charger.examine(doubt.charge, doubt.payment_intent, with_charges=refunds)
+        except NotOurs:  # Somebody has written that, on another account or into one of Stripe's charges.
+            finding = Finding(
+                kind="unexplained_payment",
+                charge=doubt.charge,
+                payment_intent=doubt.payment_intent,
+                account=doubt.account,
+                detail="it names this charge, and was not made for it",
+            )
+            return self._record(report, finding)
         except AccountGone:
-            return _without(report, charge.terms.account, "Stripe lets us ask about nothing there")
-        new = [found for found in after.discrepancies if found not in charge.discrepancies]
+            return self._without(report, account, "Stripe lets us ask about nothing there")
+        except msgspec.ValidationError:
+            return self._unreadable(report, doubt.charge)
+        return self._told(report, doubt, after)
+
+    def _told(self, report: Report, doubt: Doubt, after: Charge) -> Report:
+        """Say what looking into a Doubt has changed. What else is doubted of that charge begins from there."""
+        others = (_as_of(one, after) if one.charge == after.id else one for one in report.doubts)
+        report = replace(report, doubts=tuple(others))
+        new = [one for one in after.discrepancies if doubt.known is None or one.at > doubt.known]
         report = _with(report, *_about(after, new))
-        if after.discrepancies_left_out > charge.discrepancies_left_out:
-            account = charge.terms.account or ""
-            detail = "the charge has no room for another discrepancy"
+        if after.discrepancies_left_out > doubt.left_out:
             left_out = Finding(
-                kind="left_out", charge=charge.id, payment_intent=payment_intent, account=account, detail=detail
+                kind="left_out",
+                charge=doubt.charge,
+                payment_intent=doubt.payment_intent,
+                account=doubt.account,
+                detail="the charge has no room for another discrepancy",
             )
             return _with(report, left_out)
-        same = (after.status, after.amount_refunded) == (charge.status, charge.amount_refunded)
-        if new or not same:
-            return report if same else replace(report, corrected=report.corrected + 1)
+        if doubt.why is Why.ORPHAN:
+            return replace(report, orphans=report.orphans + (doubt.payment_intent in after.orphans))
+        if doubt.status and (after.status, after.amount_refunded) != (doubt.status, doubt.amount_refunded):
+            return replace(report, corrected=report.corrected + 1)
+        if new or doubt.why is Why.IN_LEDGER:  # What agrees is counted where Stripe lists it.
+            return report
         return replace(report, agreed=report.agreed + 1)
 
     def _audit_shard(self, report: Report, shard: int, end: datetime) -> Report:
-        """Hold what the ledger calls succeeded against Stripe."""
+        """Name what the ledger calls succeeded, to be held against Stripe."""
         names = self._ledger.paid(shard, report.position, end, PAGE)
         charges = []
         for name in names:
@@ -490,23 +654,44 @@ class Reconciler:
                 break  # The next page begins with them.
             report = replace(report, in_ledger=report.in_ledger + 1)
             if charge.payment_intent is not None and charge.status is Status.SUCCEEDED:
-                examined = self._examine(report, charge, charge.payment_intent, with_charges=False)
-                report = replace(examined, agreed=report.agreed)  # Of those at Stripe, where it has been counted.
+                doubt = Doubt(
+                    why=Why.IN_LEDGER,
+                    charge=charge.id,
+                    payment_intent=charge.payment_intent,
+                    account=charge.terms.account or "",
+                )
+                report = _doubted(report, doubt, charge)
         return replace(report, position=last or end)
 
     def _tidy(self, report: Report, account: str | None, row: Row) -> Report:
-        """Have an orphan canceled: a PaymentIntent of ours whose charge has another one recorded, or is final."""
+        """Doubt an orphan: a PaymentIntent of ours whose charge has another one recorded, or is final."""
         intent = answers.read_payment_intent(row)
-        if intent.seen not in policy.ORPHANED or not CHARGE_ID.fullmatch(intent.charge_id or ""):
+        name = str(intent.charge_id)
+        if intent.seen not in policy.ORPHANED or not CHARGE_ID.fullmatch(name):
             return report
-        held = self._ledger.get(str(intent.charge_id))
-        young = intent.created > self._clock.now() - ORPHAN_AGE
+        if intent.created > self._clock.now() - ORPHAN_AGE:
+            return report
+        try:
+            held = self._ledger.get(name)
+        except msgspec.ValidationError:
+            log.exception("a charge cannot be read")
+            return report
         if held is None or held.charge.terms.account != account:  # It is not ours: it only says so.
             return report
-        if young or held.charge.payment_intent == intent.id or intent.id in held.charge.orphans:
+        if held.charge.payment_intent == intent.id or intent.id in held.charge.orphans:
             return report
-        after = self._charger.examine(held.charge.id, intent.id)
-        return replace(report, orphans=report.orphans + (intent.id in after.orphans))
+        doubt = Doubt(why=Why.ORPHAN, charge=name, payment_intent=intent.id, account=account or "")
+        return _doubted(report, doubt, held.charge)
+
+    def _elsewhere(self, report: Report, account: str | None, charge: Charge, payment_intent: str) -> Report:
+        finding = Finding(
+            kind="account_differs",
+            charge=charge.id,
+            payment_intent=payment_intent,
+            account=account or "",
+            detail=f"the charge is of {charge.terms.account or 'the platform'}",
+        )
+        return self._record(report, finding)
 
     def _unreadable(self, report: Report, name: str) -> Report:
         """Show a person a charge that a newer version wrote, or somebody by hand: the others cannot help it."""
@@ -516,7 +701,7 @@ class Reconciler:
 
     def _record(self, report: Report, finding: Finding) -> Report:
         """Keep a finding that no charge can keep."""
-        name = f"{finding.payment_intent}-{finding.kind}"
+        name = _name_of(finding)
         written = {**msgspec.to_builtins(finding), "at": self._clock.now()}
         if self._ledger.record_once(FINDING, name, written):
             log.error(
@@ -529,10 +714,14 @@ class Reconciler:
 
     # --- Where we are ------------------------------------------------------------------------------------------------
 
-    def _last(self, name: str) -> datetime:
+    def _at(self, name: str) -> datetime | None:
         stored = self._ledger.read(PROGRESS, name)
         at = None if stored is None else stored.properties.get("at")
-        return at if isinstance(at, datetime) else datetime.min.replace(tzinfo=self._clock.now().tzinfo)
+        return at if isinstance(at, datetime) else None
+
+    def _last(self, name: str) -> datetime:
+        at = self._at(name)
+        return datetime.min.replace(tzinfo=self._clock.now().tzinfo) if at is None else at
 
     def _put_off(self, name: str) -> list[datetime]:
         stored = self._ledger.read(PROGRESS, name)
@@ -549,6 +738,16 @@ class Reconciler:
             self._ledger.write(PROGRESS, name, properties, None if stored is None else stored.version)
         except (AlreadyExists, Conflict):
             log.info("another run keeps this progress", progress=name)
+
+
+def _name(account: str | None) -> str:
+    """Return what an account is called where it is kept; None, the platform, comes first."""
+    return account or ""
+
+
+def _audit_of(account: str) -> str:
+    """Name the progress of an account's audits."""
+    return f"audit-{account}"
 
 
 def _is_paid(row: Row) -> bool:
@@ -570,16 +769,29 @@ def _agrees(charge: Charge, payment_intent: str, row: Row) -> bool:
     )
 
 
+def _name_of(finding: Finding) -> str:
+    """Name what no charge can keep."""
+    return f"{finding.payment_intent}-{finding.kind}"
+
+
 def _with(report: Report, *findings: Finding) -> Report:
     return replace(report, findings=(*report.findings, *findings)[:ENTRIES_KEPT])
 
 
-def _without(report: Report, account: str | None, detail: str) -> Report:
-    """Say, once for all that is there, that an account cannot be audited."""
-    if _is_without(report, account):
-        return report
-    log.error("an account cannot be audited", account=account, detail=detail)
-    return _with(report, Finding(kind="account_unreachable", account=account or "", detail=detail))
+def _doubted(report: Report, doubt: Doubt, charge: Charge | None) -> Report:
+    """Add a Doubt, with what the ledger has of its charge."""
+    return replace(report, doubts=(*report.doubts, doubt if charge is None else _as_of(doubt, charge)))
+
+
+def _as_of(doubt: Doubt, charge: Charge) -> Doubt:
+    """Keep what the ledger has of a Doubt's charge now."""
+    return replace(
+        doubt,
+        status=charge.status,
+        amount_refunded=charge.amount_refunded,
+        left_out=charge.discrepancies_left_out,
+        known=max((one.at for one in charge.discrepancies), default=None),
+    )
 
 
 def _is_without(report: Report, account: str | None) -> bool:

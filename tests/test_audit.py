@@ -2,12 +2,13 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from google.cloud.datastore_v1.types import Entity
 
 from infra.local.stripe.engine import Fault as StripeFault
 from infra.local.stripe.resources import refunds
@@ -17,12 +18,26 @@ from shared import gateway, policy, reconcile, wiring
 from shared.api import view
 from shared.charge import Happened, LookFailed, Seen, Status, charge_id
 from shared.deliver import LookUnavailable
+from shared.gateway import ACCOUNT_PAGES, PAGE_SIZE
 from shared.ledger import properties_of
 from shared.policy import DISCREPANCIES_KEPT
-from shared.reconcile import PAGE, STEPS_A_WRITE, StripeUnavailable
-from shared.store import CHARGE, Stored
+from shared.reconcile import (
+    DOUBTS,
+    ENTRIES_KEPT,
+    PAGE,
+    STEPS_A_WRITE,
+    Backfilled,
+    Doubt,
+    Finding,
+    Report,
+    StripeUnavailable,
+    Why,
+    _written,
+)
+from shared.store import CHARGE, Stored, _fill
+from tests.test_reopening import connected
 from tests.test_webhook_function import deliver, event
-from tests.world import KEY, World
+from tests.world import KEY, Fault, Killed, World, _InProcessStripe
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -253,6 +268,28 @@ def test_a_refund_made_at_stripe_is_recorded(world: World) -> None:
     world.at_stripe("POST", "/v1/refunds", f"payment_intent={world.charge().payment_intent}&amount=300")
     assert findings(audit(world)) == [("refunded_at_stripe", "recorded on the charge")]
     assert world.charge().amount_refunded == 1000
+
+
+def test_another_currency_is_for_a_person(world: World) -> None:
+    """19.99 of one money are not 19.99 of another."""
+    world.create()
+    edited(world, terms=replace(world.charge().terms, currency="eur"))
+    report = audit(world)
+    assert (report["agreed"], findings(report)) == (0, [("amount_differs", "")])
+
+
+def test_a_bank_debit_that_was_paid_in_the_period_is_recorded(world: World) -> None:
+    """Stripe's charge is of the day on which it was confirmed; only the event is of this one."""
+    world.webhooks_on = False
+    world.create(payment_method="pm_usBankAccount_success")
+    world.queue.clear()
+    world.clock.sleep(5 * DAY)
+    world.engine.run_due()
+    world.engine.drop_deliveries()
+    assert world.charge().status is Status.PROCESSING
+    report = audit(world)
+    assert (report["at_stripe"], report["corrected"]) == (1, 1)
+    assert world.charge().status is Status.SUCCEEDED
 
 
 def test_another_amount_is_for_a_person(world: World) -> None:
@@ -556,6 +593,49 @@ def test_the_charges_of_an_account_that_is_gone_are_one_finding_and_nobodys_doub
     assert capsys.readouterr().out.count('"severity": "ERROR"') == 1
 
 
+@pytest.mark.parametrize("when", ["before its first audit", "later", "later, and is not listed meanwhile"])
+def test_an_account_that_comes_back_is_audited_from_where_its_last_audit_ended(
+    world: World, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was paid there before without a record is found all the same, and once."""
+    account, customer = connected(world)
+    other, _ = connected(world)
+    reconciler = world.parts.reconciler
+    reconciler._put("audit", {"at": world.clock.now()})
+
+    def audited() -> Report:
+        world.clock.sleep(DAY)
+        report = reconciler.audit(lambda: True)
+        assert report is not None
+        return report
+
+    if when.startswith("later"):
+        assert audited().findings == ()
+    world.clock.sleep(HOUR)
+    name = charge_id(account, "order-9")
+    form = f"amount=1999&currency=usd&customer={customer}&payment_method=pm_card_visa&confirm=true"
+    form += "&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never"
+    form += f"&metadata[pio_charge]={name}&metadata[pio_key]=order-9"
+    world.at_stripe("POST", "/v1/payment_intents", form, **{"Stripe-Account": account})
+    world.engine.disconnect(account)
+    listed = world.parts.gateway.accounts
+    if "not listed" in when:
+        monkeypatch.setattr(world.parts.gateway, "accounts", lambda: ({"id": other},))
+    for _ in range(5):
+        report = audited()
+        if "not listed" not in when:
+            (found,) = report.findings
+            assert (found.kind, found.account) == ("account_unreachable", account)
+            assert f"what was paid there since 2026-11-2{6 if when == 'later' else 5}" in found.detail
+    world.engine.connect(account)
+    monkeypatch.setattr(world.parts.gateway, "accounts", listed)
+    report = audited()
+    assert [(found.kind, found.charge) for found in report.findings] == [("paid_without_charge", name)]
+    assert report.at_stripe == 1
+    assert audited().findings == ()
+    assert reconciler._last(f"audit-{account}") == reconciler._last(f"audit-{other}")
+
+
 def test_what_another_account_calls_ours_is_left_alone(world: World) -> None:
     """Its owner may write any metadata; the audit is not stopped by what is not on the charge's account."""
     account = world.at_stripe("POST", "/v1/accounts", "type=standard")["id"]
@@ -603,11 +683,9 @@ def test_an_audit_ends_with_its_time_and_the_next_call_goes_on(world: World) -> 
         world.create(key=f"order-{number}")
     world.clock.sleep(HOUR)
     reconciler = world.parts.reconciler
-    calls = 0
+    calls, since = 0, world.clock.now() - DAY
     while True:
-        report = reconciler.audit(
-            iter([True] * 3 + [False] * STEPS_A_WRITE * 2).__next__, since=world.clock.now() - DAY
-        )
+        report = reconciler.audit(iter([True] * 3 + [False] * STEPS_A_WRITE * 2).__next__, since=since)
         assert report is not None
         calls += 1
         if report.finished_at is not None:
@@ -617,6 +695,25 @@ def test_an_audit_ends_with_its_time_and_the_next_call_goes_on(world: World) -> 
     assert (report.at_stripe, report.in_ledger, report.agreed) == (5, 5, 5)
     assert reconciler.reports() == [report.name]
     assert reconciler.report(report.name) == report
+
+
+def test_another_period_is_refused_while_an_audit_is_in_hand(world: World) -> None:
+    """It is said, and not taken for the one in hand; the same period goes on with it."""
+    now = world.clock.now()
+    world.parts.reconciler.audit(iter([True] + [False] * 9).__next__, since=now - 3 * DAY, until=now - DAY)
+    other = json.dumps({"since": (now - DAY).isoformat()}).encode()
+    told = world._ask("reconcile", "POST", "/audit", other, {})
+    assert told is not None
+    assert (told.status, told.body["type"]) == (409, "urn:paidonce:in-hand")
+    assert "The audit of 2026-11-22 09:00 to 2026-11-24 09:00 UTC is not finished." in told.body["detail"]
+    same = json.dumps({"since": (now - 3 * DAY).isoformat(), "until": (now - DAY).isoformat()}).encode()
+    told = world._ask("reconcile", "POST", "/audit", same, {})
+    assert told is not None
+    assert (told.status, told.body["finished_at"] is not None) == (200, True)
+    world.clock.sleep(timedelta(minutes=1))
+    told = world._ask("reconcile", "POST", "/audit", other, {})
+    assert told is not None
+    assert (told.status, told.body["since"]) == (200, (now - DAY).isoformat().replace("+00:00", "Z"))
 
 
 def test_more_charges_of_a_shard_than_a_page_are_all_held_against_stripe(world: World) -> None:
@@ -631,6 +728,141 @@ def test_more_charges_of_a_shard_than_a_page_are_all_held_against_stripe(world: 
     world.clock.sleep(HOUR)
     report = audit(world)
     assert report["in_ledger"] == PAGE + 21
+
+
+def refunded_in_one_day(world: World, refunds: int) -> None:
+    """Give a part of this many older charges back, a few a second."""
+    world.check_send = lambda *_: None  # type: ignore[method-assign]  # They cost more than all the rest here.
+    world._note_money = lambda: None  # type: ignore[method-assign]
+    for number in range(refunds):
+        world.create(key=f"order-{number}")
+    world.queue.clear()
+    world.engine.drop_deliveries()
+    world.clock.sleep(10 * DAY)
+    world.parts.reconciler._mark("audit", world.clock.now() - 2 * HOUR)
+    for charge in world.charges():
+        world.at_stripe("POST", "/v1/refunds", f"payment_intent={charge.payment_intent}&amount=100")
+        world.clock.sleep(timedelta(milliseconds=300))
+    world.clock.sleep(HOUR)
+
+
+def test_a_day_of_many_refunds_is_audited_over_some_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is read at Stripe, which takes its time; the platform ends a run that takes too long, and no run does."""
+    refunded_in_one_day(world, 300)
+    ends_at = 0.0
+    request = _InProcessStripe.request
+
+    def slowly(stripe: _InProcessStripe, *arguments: Any, **named: Any) -> Any:
+        world.clock.sleep(timedelta(milliseconds=300))
+        if world.clock.monotonic() > ends_at:
+            raise Killed
+        return request(stripe, *arguments, **named)
+
+    monkeypatch.setattr(_InProcessStripe, "request", slowly)
+    body: Mapping[str, Any] = {"finished_at": None}
+    for _ in range(10):
+        ends_at = world.clock.monotonic() + world.limits.function_timeout.total_seconds()
+        told = world._ask("reconcile", "POST", "/audit", b"", {})
+        assert told is not None, "the platform ended it"
+        assert told.status == 200
+        body = told.body
+        if body["finished_at"] is not None:
+            break
+        world.clock.sleep(timedelta(minutes=1))
+    assert body["finished_at"] is not None
+    assert (body["at_stripe"], body["corrected"], len(body["findings"])) == (300, 300, 300)
+    assert len({found["charge"] for found in body["findings"]}) == 300
+
+
+def test_what_is_too_much_for_one_step_is_held_against_the_ledger_second_by_second(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No second is split, none is passed over, and none is counted twice."""
+    monkeypatch.setattr(reconcile, "HELD", 3)
+    monkeypatch.setattr(reconcile, "DOUBTS", 2)
+    for number in range(8):
+        world.create(key=f"order-{number}")
+        world.clock.sleep(timedelta(milliseconds=400))
+    for number in (1, 4, 5, 6):
+        world.at_stripe("POST", "/v1/refunds", f"payment_intent={world.charge(f'order-{number}').payment_intent}")
+    report = audit(world)
+    assert report["at_stripe"] - 4 <= 8 <= report["at_stripe"], "a refund on another list page is looked at by itself"
+    assert report["corrected"] == 4
+    assert len(findings(report)) == 4
+    assert report["in_ledger"] == 8
+
+
+def much_to_find() -> World:
+    """Return a deployment in which an audit finds one of each."""
+    world = World(webhooks_on=False)
+    world.clock.sleep(DAY)
+    for key in ("agrees", "refunded", "twice", "missed", "orphan"):
+        world.create(key=key)
+    world.at_stripe("POST", "/v1/refunds", f"payment_intent={world.charge('refunded').payment_intent}&amount=700")
+    pay_beside(world, "unrecorded", digest=False)
+    pay_beside(world, "twice")
+    missed = replace(
+        world.charge("missed"), status=Status.UNKNOWN, succeeded_at=None, amount_received=0, due_at=world.clock.now()
+    )
+    stored = world.store._entities[CHARGE, missed.id]
+    world.store.update(CHARGE, missed.id, properties_of(missed), stored.version)
+    orphan = world.charge("orphan")
+    form = f"amount=1999&currency=usd&customer={world.customer}&metadata[pio_charge]={orphan.id}"
+    world.at_stripe("POST", "/v1/payment_intents", f"{form}&metadata[pio_body]={orphan.body_digest}")
+    world.clock.sleep(2 * HOUR)
+    return world
+
+
+def found_by(world: World, kill: int | None) -> tuple[tuple[int, ...], list[tuple[str, str]]]:
+    """Audit, with the process dying after that many calls; then as often as it takes."""
+    now = world.clock.now()
+    body = json.dumps({"since": (now - 5 * HOUR).isoformat(), "until": now.isoformat()}).encode()
+    world.plan = {} if kill is None else {len(world.services) + kill: Fault.DIE_AFTER}
+    for _ in range(5):
+        world._ask("reconcile", "POST", "/audit", body, {})
+        world.plan = {}
+        for name in world.parts.reconciler.reports():
+            found = world.parts.reconciler.report(name)
+            if found is not None and found.finished_at is not None:
+                about = sorted((one.kind, one.charge) for one in found.findings)
+                return (found.at_stripe, found.in_ledger, found.agreed, found.corrected, found.orphans), about
+        world.clock.sleep(world.limits.lease)  # Of what died with a charge in hand.
+    pytest.fail("the audit does not end")
+
+
+def test_an_audit_that_dies_anywhere_neither_loses_nor_doubles_what_it_found() -> None:
+    """What it has changed by then is what it had found."""
+    world = much_to_find()
+    before = len(world.services)
+    whole = found_by(world, None)
+    calls = len(world.services) - before
+    assert whole[0] == (7, 4, 3, 2, 1)
+    assert {kind for kind, _ in whole[1]} == {"paid_twice", "paid_without_charge", "refunded_at_stripe"}
+    for kill in range(calls):
+        assert found_by(much_to_find(), kill) == whole, f"killed after call {kill} of {calls}"
+
+
+def test_a_report_fits_into_an_entity(world: World) -> None:
+    """With as many accounts, findings and doubts as there may be; Datastore takes 1 MiB."""
+    account, name, payment_intent = "acct_1" + 15 * "x", "0" * 40, "pi_3" + 23 * "x"
+    finding = Finding(
+        kind="unexplained_payment", charge=name, payment_intent=payment_intent, account=account, detail=100 * "x"
+    )
+    doubt = Doubt(why=Why.AT_STRIPE, charge=name, payment_intent=payment_intent, account=account, status="succeeded")
+    now = world.clock.now()
+    report = Report(
+        started_at=now,
+        since=now,
+        until=now,
+        accounts=(account,) * PAGE_SIZE * ACCOUNT_PAGES,
+        window=now,
+        position=now,
+        findings=(replace(finding, settled=40 * "x"),) * ENTRIES_KEPT,
+        doubts=(doubt,) * 2 * DOUBTS,
+    )
+    entity = Entity.pb(Entity())
+    _fill(entity.properties["report"], _written(report))
+    assert entity.ByteSize() < 1024 * 1024
 
 
 def test_a_discrepancy_for_which_a_charge_has_no_room_is_told_all_the_same(
@@ -779,6 +1011,93 @@ def test_an_event_that_cannot_be_applied_is_tried_again_for_a_while(world: World
     world.backfill()
     world.clock.sleep(HOUR)
     world.backfill()
+    assert world.backfill()["events"] == 0
+
+
+def test_each_of_many_accounts_is_asked_for_its_events(world: World) -> None:
+    """However few a run has time for: the next one goes on with those that were not asked, and ends the round."""
+    accounts = sorted(world.at_stripe("POST", "/v1/accounts", "type=standard")["id"] for _ in range(5))
+    reconciler = world.parts.reconciler
+    world._meanwhile(lambda: reconciler._put("backfill", {"at": world.clock.now()}))
+    began = reconciler._last("backfill")
+    world.clock.sleep(HOUR)
+
+    def run() -> Backfilled:
+        world.clock.sleep(timedelta(minutes=1))
+        return reconciler.backfill(iter([True] * 3 + [False] * 9).__next__)
+
+    first = run()
+    assert (first.accounts, first.finished, reconciler._last("backfill")) == (4, False, began)
+    assert run().finished
+    marked = reconciler._last("backfill")
+    assert began + HOUR < marked < began + HOUR + timedelta(minutes=2), "when the round began"
+    assert all(reconciler._last(f"backfill-{account}") > marked - timedelta(minutes=1) for account in accounts)
+    assert run().accounts == 4, "the next round begins with the platform"
+
+
+def test_of_backfill_and_audit_neither_takes_all_the_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With so many accounts that each could fill every run, they have every other run each."""
+    reconciler = world.parts.reconciler
+    for name in ("backfill", "audit"):
+        reconciler._mark(name, world.clock.now() - 2 * DAY)
+    world.clock.time = world.clock.time.replace(second=0)
+    did: list[str] = []
+    time: list[bool] = []
+
+    def taking_all(name: str) -> Callable[[object], None]:
+        def do(_: object) -> None:
+            did.append(name)
+            time.clear()
+
+        return do
+
+    for name in ("backfill", "audit"):
+        monkeypatch.setattr(reconciler, name, taking_all(name))
+    for _ in range(4):
+        time.append(True)
+        reconciler.run(lambda: bool(time))
+        world.clock.sleep(timedelta(minutes=1))
+    assert sorted(did) == ["audit", "audit", "backfill", "backfill"]
+
+
+def test_accounts_are_listed_once_in_a_round(world: World) -> None:
+    """Thousands of them take most of a run to list: the round goes on with those that are left."""
+    for _ in range(3):
+        connected(world)
+    reconciler, time = world.parts.reconciler, [True]
+    listed, accounts = [], world.parts.gateway.accounts
+
+    def slow() -> object:
+        listed.append(1)
+        time.clear()
+        return accounts()
+
+    world.parts.gateway.accounts = slow  # type: ignore[method-assign, assignment]
+    assert not reconciler.backfill(lambda: bool(time)).finished
+    time.append(True)
+    world.clock.sleep(timedelta(minutes=1))
+    assert reconciler.backfill(lambda: bool(time)).finished
+    assert len(listed) == 1
+
+
+def test_an_event_on_a_connected_account_is_taken_up(world: World) -> None:
+    """Not the platform's alone."""
+    account, customer = connected(world)
+    world.webhooks_on = False
+    world.engine.add_webhook_endpoint("connect", secrets=["whsec_of_the_accounts"], connect=True)
+    world.create(account=account, customer=customer, payment_method="pm_usBankAccount_success")
+    world.queue.clear()
+    world.clock.sleep(5 * DAY)
+    world.engine.run_due()
+    world.engine.drop_deliveries()
+    assert world.backfill()["accounts"] == 2
+    assert [charge.status for charge in world.charges()] == [Status.SUCCEEDED]
+
+
+def test_events_that_were_delivered_are_not_asked_for(world: World) -> None:
+    """Most of them were, and reading each again would leave no time for those that were not."""
+    world.create(payment_method="pm_usBankAccount_success")
+    world.deliver_webhooks()
     assert world.backfill()["events"] == 0
 
 

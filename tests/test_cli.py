@@ -19,6 +19,7 @@ from shared.desk import SHOWN
 from shared.reconcile import FINDING
 from shared.store import Stored
 from tests import world as worlds
+from tests.test_audit import pay_beside
 from tests.world import KEY, World
 
 
@@ -72,6 +73,30 @@ def test_an_audit_is_run_listed_and_shown(world: World) -> None:
     assert run(world, "audit", "show").stdout == ran.stdout
     assert run(world, "audit", "show", names[0]).stdout == ran.stdout
     assert "no such report" in run(world, "audit", "show", "yesterday").output
+
+
+def test_a_report_says_what_has_been_settled_since(world: World) -> None:
+    """What was paid twice is given back seconds later: nobody is to refund it by hand."""
+    pay_beside(world)
+    world.clock.sleep(timedelta(minutes=1))
+    since, until = "2026-11-24T08:00", world.clock.now().isoformat()
+    ran = run(world, "audit", "run", "--since", since, "--until", until)
+    assert "NOT SETTLED" in ran.output
+    world.settle()
+    shown = run(world, "audit", "show").output
+    assert "settled: what it took was given back" in shown
+    assert "NOT SETTLED" not in shown
+
+
+def test_a_period_that_is_not_audited_now_is_said(world: World) -> None:
+    """Exit code 1, and what to do: another audit is in hand."""
+    world.parts.reconciler.audit(iter([True] + [False] * 9).__next__)
+    ran = run(world, "audit", "run", "--since", "2026-11-01")
+    assert ran.exit_code == 1
+    assert "is not finished. Ask without a period until it is, then for this one again." in ran.output
+    assert run(world, "audit", "run").exit_code == 0
+    world.clock.sleep(timedelta(minutes=1))
+    assert "2026-11-01 00:00 to" in run(world, "audit", "run", "--since", "2026-11-01").output
 
 
 def test_before_the_first_audit_there_is_no_report(world: World) -> None:

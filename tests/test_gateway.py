@@ -593,6 +593,14 @@ def test_a_list_without_end_is_given_up(server: Server, gateway: Gateway, monkey
     assert len(server.received) == 3
 
 
+def test_more_connected_accounts_are_listed_than_one_customer_has_payments(server: Server, gateway: Gateway) -> None:
+    """A platform may have thousands, and without the list none of them is reconciled."""
+    server.script = [Reply(body=page({"id": f"acct_{number}"}, has_more=number < 99)) for number in range(100)]
+    rows = gateway.accounts()
+    assert not isinstance(rows, LookFailed)
+    assert len(rows) == 100
+
+
 # --- Keys -------------------------------------------------------------------------------------------------------------
 
 

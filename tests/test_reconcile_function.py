@@ -7,7 +7,7 @@ import pytest
 
 from shared import wiring
 from shared.charge import Status, charge_id
-from shared.deliver import PROBE_TASK, STRIPE_DOWN_AFTER, SWEEP_AGAIN, UNHEARD_PROBES
+from shared.deliver import PROBE_TASK, STRIPE_DOWN_AFTER, SWEEP_AGAIN, SWEEP_BATCH, UNHEARD_PROBES
 from shared.store import CHARGE, Stored
 from tests import world as worlds
 from tests.world import KEY, Told, World
@@ -186,6 +186,17 @@ def test_one_charge_that_cannot_be_read_does_not_hold_up_the_others(world: World
     world.store._entities[oldest] = stored
     world.run_tasks()
     assert [world.money_moved(f"order-{number}") for number in range(3)] == [[], [1999], [1999]]
+
+
+def test_many_that_cannot_be_read_do_not_starve_their_shard(world: World) -> None:
+    """After a rollback: as many as a run takes of a shard, and all older than the one that can be read."""
+    abandoned(world)
+    name = world.charge().id
+    stored = world.store._entities[CHARGE, name]
+    for number in range(SWEEP_BATCH + 20):
+        older = {**stored.properties, "status": "of_the_future", "due": f"{stored.properties['due']}"[:3] + "2026"}
+        world.store.insert(CHARGE, f"{name[0]}{number:039d}", older)
+    assert sweep(world).body["swept"] == 1
 
 
 def test_a_charge_that_the_sweep_carries_is_carried_every_minute_that_it_is_due(world: World) -> None:

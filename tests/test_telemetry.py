@@ -242,7 +242,7 @@ def test_nothing_that_a_caller_sends_is_told(gathered: Telemetry, world: World, 
     world.post(f"/{name}/out-of-band", {"actor": "jenny@example.com", "reference": "paid by Jenny"})
     world.settle()
     world.sweep()
-    world.audit()
+    world.audit(since=world.clock.now() - timedelta(hours=1))
     gathered.end()
 
     assert {"charge", "act", "sweep", CONFIRM, "stripe GET /v1/charges"} <= set(receiver.names)

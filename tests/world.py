@@ -480,9 +480,9 @@ class World:
 
     def audit_patiently(self) -> None:
         """Audit up to now, as often as that takes."""
-        since = self.clock.now() - timedelta(hours=1)
+        since, until = self.clock.now() - timedelta(hours=1), self.clock.now()
+        period = json.dumps({"since": since.isoformat(), "until": until.isoformat()}).encode()
         for _ in range(20):
-            period = json.dumps({"since": since.isoformat(), "until": self.clock.now().isoformat()}).encode()
             told = self._ask("reconcile", "POST", "/audit", period, {})
             if told is not None and told.status == 200 and told.body["finished_at"]:
                 return

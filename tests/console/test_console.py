@@ -15,6 +15,7 @@ from shared import policy
 from shared.charge import Act, Status, charge_id
 from shared.desk_pages import NOTICES, WAITS
 from shared.ledger import LedgerUnavailable
+from shared.reconcile import REPORT, Finding, _written
 from tests.console.console import (
     DECLINED,
     FINDING_NAME,
@@ -245,6 +246,20 @@ def test_audits_are_listed_and_shown(world: Console) -> None:
     page = world.look(link)
     assert "refunded at stripe" in page.text
     assert f"Paid at Stripe {report.at_stripe}, of which {report.agreed} agree" in page.text
+
+
+def test_an_audit_shows_what_has_been_settled_since(world: Console) -> None:
+    """By a person here, or by Paidonce itself."""
+    find_at_stripe(world)
+    world.parts.reconciler._mark("audit", world.clock.now() - timedelta(days=1))
+    report = world.parts.reconciler.audit(lambda: True)
+    assert report is not None
+    found = Finding(kind="account_differs", charge=NAME, payment_intent="pi_1")
+    later = dataclasses.replace(report, started_at=world.clock.now() + timedelta(minutes=1), findings=(found,))
+    world.parts.ledger.write(REPORT, later.name, _written(later), None)
+    assert "<td>no</td></tr>" in world.look(f"/audits/{later.name}").html
+    world.parts.desk.settle(FINDING_NAME, "a mistake", OPERATOR)
+    assert f"<td>{policy.BY_OPERATOR}</td></tr>" in world.look(f"/audits/{later.name}").html
 
 
 # --- What it does -----------------------------------------------------------------------------------------------------
