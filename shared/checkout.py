@@ -245,6 +245,8 @@ def hear_of_card(charger: Charger, checkout: Checkout, given: CardGiven) -> str:
     if outcome is None:
         return "not ours"
     charge = outcome.charge
+    if policy.exhausted(charge):  # No card helps any more.
+        return f"recorded: {charge.status}"
     if outcome.busy or (outcome.refusal is not None and not charge.final and charge.closing is None):
         raise Unreachable
     return f"recorded: {charge.status}"

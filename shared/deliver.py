@@ -257,6 +257,9 @@ class Charger:
                 later = outcome is not None and (outcome.busy or not outcome.durable)
             except (LedgerUnavailable, LedgerClosed):
                 later = True
+            except Exception:  # noqa: BLE001 - a bug of any kind, or a charge that cannot be read: the others go on.
+                log.exception("a caller cannot be told", charge=name)
+                later = False
             if later:
                 self._unheard.append(name)
 
@@ -500,10 +503,14 @@ class Charger:
     def recover(self, payment_intent: str, account: str | None) -> Charge:
         """Record the charge of a PaymentIntent of ours that is paid, and of which the ledger knows nothing.
 
-        So whoever repeats its key is told that it is paid. Raises LedgerUnavailable, LookUnavailable or NotOurs.
+        So whoever repeats its key is told that it is paid.
+
+        Raises LedgerUnavailable, LookUnavailable, AccountGone or NotOurs.
         """
         read = self._gateway.recover(payment_intent, account)
         if isinstance(read, LookFailed):
+            if read.seen is Seen.MISSING_OBJECT:  # That says nothing of the payment.
+                raise AccountGone(account)
             raise LookUnavailable(payment_intent)
         intent, terms = read
         if not is_charge_of(account, intent):
@@ -518,10 +525,7 @@ class Charger:
         )
         held = self._insert(self._settled(found, None, self._new_lease()))
         if held is None:  # Somebody has recorded it meanwhile, and knows nothing of this payment.
-            try:
-                return self.examine(found.id, payment_intent)
-            except AccountGone as gone:
-                raise LookUnavailable(payment_intent) from gone
+            return self.examine(found.id, payment_intent)
         log.error(
             "a discrepancy was recorded", charge=found.id, kind="paid_without_charge", payment_intent=payment_intent
         )
@@ -894,6 +898,8 @@ class Charger:
             return f"recovered: {self.recover(intent.id, event.account).status}"
         except NotOurs:
             return "not ours any more"
+        except AccountGone as gone:
+            raise LookUnavailable(intent.id) from gone
 
 
 def as_seen(charge: Charge, seen: Callable[[Charge], str], act: Callable[[Charge], Outcome | None]) -> Outcome:

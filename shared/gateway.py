@@ -23,6 +23,7 @@ import stripe
 
 from shared import answers, log, telemetry
 from shared.charge import Answered, Failure, Fetched, GivenBack, Listed, LookFailed, PaymentIntent, Request, Seen, Terms
+from shared.policy import TOO_MANY
 
 STRIPE_API_VERSION: Final = "2026-10-28.endive"
 """Frozen into every new charge. The SDK's own, which its types describe; an upgrade of the SDK changes both, here."""
@@ -37,7 +38,6 @@ LIVE_KEYS: Final = ("sk_live_", "rk_live_")
 
 ANY_ID: Final = re.compile(r"(?<=/)(?!v1/)[^/]*[0-9A-Z][^/]*")  # In a path. What is no id there has neither.
 
-TOO_MANY: Final = "too_many_pages"  # The `type` of our own Failure for a list that is longer than `PAGES_LIMIT`.
 
 Call = Callable[[], object]
 Row = Mapping[str, Any]

@@ -696,7 +696,7 @@ def handed_over(matter: Matter, topic: Topic, *, to: Reader, reason: str) -> Let
         Audience.CUSTOMER: _(
             "The customer %(name)s cannot be written to: the mail server said no for good (%(reason)s)."
         )
-        % {"name": charge.terms.customer, "reason": reason},
+        % {"name": charge.customer, "reason": reason},
         Audience.ACCOUNT_OWNER: _(
             "The owner of %(name)s cannot be written to: the mail server said no for good (%(reason)s)."
         )

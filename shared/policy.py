@@ -311,6 +311,7 @@ NOT_AS_AGREED: Final = "unexplained_payment"       # Of money that names this ch
 NOT_CANCELED: Final = "orphan_not_canceled"
 ANSWERS_FOR: Final = EXTRA | {NOT_AS_AGREED}       # Whoever took money that one of these is about is seen to already.
 
+TOO_MANY: Final = "too_many_pages"  # The `type` of what a list answers that is longer than we read: ours, not Stripe's.
 NO_CUSTOMER: Final = Failure(type="invalid_request_error", code="resource_missing", param="customer")
 
 # Which of several PaymentIntents of one charge is the one to record: the first kind that is there.
@@ -803,8 +804,12 @@ def _can_be_explained(charge: Charge, attempt: Attempt, now: datetime) -> bool:
 
 def money_may_move(charge: Charge) -> bool:
     """Whether something that was sent may still charge the customer."""
-    return charge.status in {Status.UNKNOWN, Status.PROCESSING} or any(
-        attempt.sends > 0 and not attempt.settled for attempt in charge.attempts
+    last = charge.attempts[-1] if charge.attempts else None
+    at_the_bank = charge.status is Status.BLOCKED and last is not None and last.outcome == Seen.PROCESSING
+    return (
+        at_the_bank
+        or charge.status in {Status.UNKNOWN, Status.PROCESSING}
+        or any(attempt.sends > 0 and not attempt.settled for attempt in charge.attempts)
     )
 
 
@@ -1021,6 +1026,8 @@ def _next_at_once(charge: Charge, now: datetime) -> datetime | None:
     outcomes = [attempt.outcome for attempt in charge.attempts if attempt.payment_method == card]
     tries = outcomes.count(Seen.TRANSIENT_DECLINE)
     judged = not NEVER_JUDGED.issuperset(outcomes)
+    if charge.pays_elsewhere_since is not None:
+        return None
     if judged or tries > len(TRANSIENT_WAITS) or len(charge.attempts) >= SCHEDULED_LIMIT:
         return None
     return now + TRANSIENT_WAITS[tries - 1]
@@ -1265,6 +1272,8 @@ def _late_answer(charge: Charge, answer: Answered, now: datetime) -> Decision:
 
 def _create_answered(charge: Charge, create: Request, answer: Answered, now: datetime) -> Decision:
     if answer.payment_intent is not None:
+        if not answer.replayed and answer.payment_intent.customer == charge.customer:
+            charge = dataclasses.replace(charge, customer_gone=False)  # They are there, after all.
         return _adopt(charge, answer.payment_intent, now)
     if answer.replayed and answer.seen is Seen.SERVER_ERROR:
         return _go_on(_burn(charge, create, now))
@@ -1346,10 +1355,15 @@ def _orphan_answered(charge: Charge, orphan: str, answer: Answered, now: datetim
         blocked = answer.seen is Seen.UNAUTHORIZED
         return _blocked(charge, Party.OPERATOR) if blocked else _later(charge, _again(charge, _since(charge), now))
     if answer.seen is Seen.CANCELED:
-        return _continue(_without_orphan(charge, orphan))
+        return _orphan_canceled(charge, orphan, now)
     if orphan in charge.orphans_refused:
         return _continue(charge)
     return _go_on(dataclasses.replace(charge, orphans_refused=(*charge.orphans_refused, orphan)))
+
+
+def _orphan_canceled(charge: Charge, orphan: str, now: datetime) -> Decision:
+    settled = _settled(charge, frozenset({NOT_CANCELED}), orphan, "it is canceled", now)
+    return _continue(_without_orphan(settled, orphan))
 
 
 def _without_orphan(charge: Charge, orphan: str) -> Charge:
@@ -1360,11 +1374,15 @@ def _without_orphan(charge: Charge, orphan: str) -> Charge:
 def _orphan_fetched(charge: Charge, intent: PaymentIntent, now: datetime) -> Decision:
     """Its cancel was refused: it is over, or it takes money yet, or a person must cancel it."""
     if intent.seen is Seen.CANCELED:
-        return _continue(_without_orphan(charge, intent.id))
+        return _orphan_canceled(charge, intent.id, now)
     if intent.seen in CANCELABLE:
         detail = f"its cancel was refused, and Stripe says {intent.seen}"
         return _continue(_without_orphan(_discrepancy(charge, NOT_CANCELED, now, intent.id, detail), intent.id))
-    return _later(charge, CLOSING_WAIT)  # The bank is working: nothing else is sent before that is known.
+    # The bank is working: nothing is confirmed before that is known; but what can be canceled is.
+    others = tuple(orphan for orphan in charge.orphans if orphan != intent.id)
+    charge = dataclasses.replace(charge, orphans=(*others, intent.id))
+    more = any(orphan not in charge.orphans_refused for orphan in others)
+    return _go_on(charge) if more else _later(charge, CLOSING_WAIT)
 
 
 def _refund_answered(charge: Charge, refund: Request, answer: Answered, now: datetime) -> Decision:
@@ -1691,7 +1709,7 @@ def _discrepancy(  # noqa: PLR0913 - what a Discrepancy is made of.
 def _settled(charge: Charge, kinds: frozenset[str], payment_intent: str, how: str, now: datetime | None) -> Charge:
     """Say how the Discrepancies about a PaymentIntent were settled; or that they are not, after all."""
     settled = tuple(
-        dataclasses.replace(d, settled=how, settled_at=now)
+        dataclasses.replace(d, settled=how, settled_at=now, note="")
         if d.kind in kinds and d.payment_intent == payment_intent
         else d
         for d in charge.discrepancies
@@ -1710,9 +1728,17 @@ def _look_failed(charge: Charge, failed: LookFailed, now: datetime, limits: Limi
             return _later(charge, LOOK_EVERY)
         if failed.seen in REFUSED and any(_is_unchecked(refund) for refund in charge.refunds):
             return _refunds_checked(charge, is_paid=False, detail="Stripe knows no such PaymentIntent", now=now)
-        return _later(charge, LAST_WAIT)
+        pending = next((refund for refund in charge.refunds if _is_pending(refund)), None)
+        if pending is not None and now >= (pending.first_sent_at or now) + REFUND_FOR:
+            assert pending.payment_intent is not None, "a refund names what it gives back"
+            charge = charge.with_request(dataclasses.replace(pending, standing=Standing.SETTLED, outcome=failed.seen))
+            return _refund_over(charge, pending.payment_intent, failed.seen, "it could not be read", now)
+        return _later(charge, LAST_WAIT if pending is None else _until_given_back(pending, now))
     if charge.final or charge.status in {Status.DECLINED, Status.RETRYING}:  # Nothing hangs on that look.
         return _rest(charge)
+    if failed.error is not None and failed.error.type == TOO_MANY:  # It would be listed for ever.
+        blocked = _blocked(dataclasses.replace(charge, last_error=failed.error), Party.OPERATOR).charge
+        return _later(blocked, LOOK_EVERY)
     if failed.seen in LOOK_BLOCKED_ON:
         error = failed.error or charge.last_error
         return _blocked(dataclasses.replace(charge, last_error=error), LOOK_BLOCKED_ON[failed.seen])
@@ -1741,6 +1767,8 @@ def _listed(charge: Charge, listed: Listed, now: datetime) -> Decision:
         if intent.charge_id == charge.id  # Metadata may be copied: what we created is also for our amount.
         and (intent.amount, intent.currency) == (charge.terms.amount, charge.terms.currency)
         and intent.livemode is charge.livemode
+        # Who takes another's place is recorded before the create is sent: only a lost time may have known more.
+        and (charge.restored_at is not None or intent.customer in {None, *charge.every_customer})
         and not (intent.seen is Seen.CANCELED and intent.cancellation_reason == ORPHAN_REASON)
     ]
     ours.sort(key=lambda intent: intent.created, reverse=True)

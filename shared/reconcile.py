@@ -27,7 +27,7 @@ from shared.checkout import Checkout, Unreachable, hear_of_card
 from shared.clock import Clock
 from shared.deliver import CHARGE_ID, AccountGone, Charger, LookUnavailable, NotOurs
 from shared.gate import Gate
-from shared.gateway import TOO_MANY, Kind, Row, Rows
+from shared.gateway import Kind, Row, Rows
 from shared.ledger import AlreadyExists, Conflict, Ledger
 from shared.retention import Retention
 from shared.store import SHARDS, Stored
@@ -125,7 +125,7 @@ class Accounts:
             rows = self._gateway.rows(kind, account, since, end, **more)
             if not isinstance(rows, LookFailed):
                 return rows, end
-            too_many = rows.error is not None and rows.error.type == TOO_MANY
+            too_many = rows.error is not None and rows.error.type == policy.TOO_MANY
             if not too_many or end - since <= SHORTEST_WINDOW:
                 ours = account is None  # Then it is our API key that is wrong, and will be mended.
                 failed = StripeUnavailable if ours or rows.seen in PASSING else AccountUnreachable
@@ -564,6 +564,8 @@ class Reconciler:
 
     def _sent_back(self, refund: Row) -> list[tuple[str, str]]:
         """Name what a refund that failed was to give back: of which charge, and taken by which PaymentIntent."""
+        if not refund.get("payment_intent"):
+            return []
         payment_intent, metadata = str(refund.get("payment_intent")), refund.get("metadata")
         named = str(metadata.get(answers.REFUND_KEY)) if isinstance(metadata, Mapping) else ""
         names = dict.fromkeys((*self._ledger.find(payment_intent), named))

@@ -17,7 +17,7 @@ from infra.local.stripe.store import shown
 from shared import gateway, policy, reconcile, wiring
 from shared.api import view
 from shared.charge import Happened, LookFailed, Seen, Status, charge_id
-from shared.deliver import LookUnavailable
+from shared.deliver import AccountGone, LookUnavailable
 from shared.gateway import ACCOUNT_PAGES, PAGE_SIZE
 from shared.ledger import properties_of
 from shared.policy import DISCREPANCIES_KEPT
@@ -370,7 +370,7 @@ def test_a_payment_whose_key_is_given_up_while_it_is_recovered_is_shown_to_a_per
     if gone:
         lost = LookFailed(seen=Seen.MISSING_OBJECT)
         monkeypatch.setattr(world.parts.gateway, "fetch", lambda *_, **__: lost)
-        with pytest.raises(LookUnavailable):
+        with pytest.raises(AccountGone):
             world.parts.charger.recover(paid["id"], None)
         return
     assert findings(audit(world)) == [("unexplained_payment", "")]
@@ -1191,3 +1191,54 @@ def test_a_charge_that_cannot_be_read_stops_nothing_and_is_shown_to_a_person(lat
     assert report is not None
     assert [(found.kind, found.charge) for found in report.findings] == [("unreadable", key[1])]
     assert report.agreed == 1
+
+
+# --- What would stop an audit -----------------------------------------------------------------------------------------
+
+
+def test_an_account_that_goes_while_a_payment_there_is_looked_into_stops_no_audit(world: World) -> None:
+    """The ledger knows nothing of the payment; the rest of the world is audited all the same."""
+    account, customer = connected(world)
+    form = (
+        f"amount=1999&currency=usd&customer={customer}&payment_method=pm_card_visa&confirm=true"
+        "&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never"
+        f"&metadata[pio_charge]={charge_id(account, 'order-9')}&metadata[pio_key]=order-9"
+    )
+    world.at_stripe("POST", "/v1/payment_intents", form, **{"Stripe-Account": account})
+    world.clock.sleep(timedelta(minutes=1))
+    recover = world.parts.charger.recover
+
+    def gone(payment_intent: str, of: str | None) -> Any:
+        world.engine.disconnect(account)
+        return recover(payment_intent, of)
+
+    world.parts.charger.recover = gone  # type: ignore[method-assign, assignment]
+    until = world.clock.now()
+    report = world.parts.reconciler.audit(lambda: True, since=until - DAY, until=until)
+    assert report is not None
+    assert report.finished_at is not None
+    assert ("account_unreachable", account) in {(found.kind, found.account) for found in report.findings}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_refund_that_failed_and_names_no_payment_intent_stops_no_audit(world: World, *, known: bool) -> None:
+    """Whoever made it wrote into it what they liked."""
+    world.create()
+    name = world.charge().id if known else "ab" * 20
+    refund = {
+        "id": "re_1",
+        "object": "refund",
+        "amount": 5,
+        "currency": "usd",
+        "status": "failed",
+        "payment_intent": None,
+        "charge": "ch_bare",
+        "created": int(world.clock.now().timestamp()),
+        "metadata": {"pio_refund_of": name},
+    }
+    world.engine._call(StripeWorld(world.engine.platform, livemode=False)).emit("refund.failed", refund)
+    world.clock.sleep(timedelta(minutes=1))
+    until = world.clock.now()
+    report = world.parts.reconciler.audit(lambda: True, since=until - DAY, until=until)
+    assert report is not None
+    assert report.finished_at is not None

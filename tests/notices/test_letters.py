@@ -10,10 +10,22 @@ import pytest
 from click.testing import CliRunner
 
 from shared import letters, preview
-from shared.charge import Act, Audience, CancelReason, Charge, Closing, Discrepancy, Failure, Seen, Status, Topic
+from shared.charge import (
+    Act,
+    Audience,
+    CancelReason,
+    Charge,
+    Closing,
+    Discrepancy,
+    Failure,
+    Party,
+    Seen,
+    Status,
+    Topic,
+)
 from shared.letters import LETTERS, Matter, Reader, mend, render, write
 from shared.notices import STILL_TRUE
-from shared.policy import KEY_HORIZON, options
+from shared.policy import ATTEMPTS_LIMIT, KEY_HORIZON, options
 from shared.words import SUPPORTED
 from tests.notices.office import Office
 from tests.script import (
@@ -366,11 +378,10 @@ def _held() -> Script:
 
 def _spent() -> Script:
     script = declined()
-    while script.status() is not Status.BLOCKED:
+    while len(script.charge.attempts) < ATTEMPTS_LIMIT:
         script.choose(Act.RETRY)
-        if script.status() is Status.PENDING:
-            script.reply(Seen.DECLINED, error=CARD_DECLINED)
-    return script
+        script.reply(Seen.DECLINED, error=CARD_DECLINED)
+    return changed(script, status=Status.BLOCKED, blocked_on=Party.OPERATOR)  # As after as many keys that were burnt.
 
 
 def _drifted() -> Script:
