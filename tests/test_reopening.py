@@ -10,7 +10,7 @@ from shared import policy
 from shared.charge import Audience, LookFailed, Seen, Status, Topic, charge_id
 from shared.policy import Limits
 from tests.test_webhook_function import another
-from tests.world import KEY, QUARANTINE, RETRY_SCHEDULE, World
+from tests.world import KEY, QUARANTINE, RETRY_SCHEDULE, Backup, World
 
 MINUTE: Final = timedelta(minutes=1)
 HOUR: Final = timedelta(hours=1)
@@ -40,8 +40,8 @@ def restricted(world: World) -> None:
     world.parts.gateway.accounts = lambda: LookFailed(seen=Seen.UNAUTHORIZED)  # type: ignore[method-assign]
 
 
-def reopened_without(unlisted: Unlisted, world: World) -> tuple[str, str]:
-    """Forget a charge that was paid on a connected account, and reopen the ledger without having asked there."""
+def forget(world: World) -> tuple[Backup, str, str]:
+    """Forget a charge that was paid on a connected account: the database is restored, and not reopened yet."""
     account, customer = connected(world)
     backup = world.backup()
     world.clock.sleep(5 * MINUTE)
@@ -49,6 +49,12 @@ def reopened_without(unlisted: Unlisted, world: World) -> tuple[str, str]:
     world.settle()
     world.clock.sleep(HOUR)
     world.restore(backup)
+    return backup, account, customer
+
+
+def reopened_without(unlisted: Unlisted, world: World) -> tuple[str, str]:
+    """Forget such a charge, and reopen the ledger without having asked its account."""
+    backup, account, customer = forget(world)
     unlisted(world)
     done = world.reopen(backup.at)
     assert (done.unreachable, done.asked, done.unlisted) == ([], [], unlisted is restricted)
@@ -219,13 +225,7 @@ def test_twice_the_money_that_a_reopening_finds_is_told() -> None:
 def forgotten() -> tuple[World, str, str]:
     """A charge that was paid and is in no ledger, on an account that was disconnected while that was reopened."""
     world = World()
-    account, customer = connected(world)
-    backup = world.backup()
-    world.clock.sleep(5 * MINUTE)
-    world.create(account=account, customer=customer)
-    world.settle()
-    world.clock.sleep(HOUR)
-    world.restore(backup)
+    backup, account, customer = forget(world)
     world.engine.disconnect(account)
     assert world.reopen(backup.at).unreachable == [account]
     world.engine.connect(account)

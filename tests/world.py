@@ -190,6 +190,7 @@ class World:
     events_lost: bool = False
     paid_at: dict[str, datetime] = field(default_factory=dict)  # When Stripe moved money, by charge.
     stripe_asked: list[datetime] = field(default_factory=list)  # When we confirmed or read a PaymentIntent.
+    scripted: bool = False  # A script pays past the ledger: of a charge that was canceled a person is shown that.
     paid_past_the_ledger: bool = False  # By a script: whoever cancels is told that, as far as the ledger can know.
     acted_at: list[datetime] = field(default_factory=list)  # When somebody did what may move money after a no.
 
@@ -607,6 +608,8 @@ class World:
 
     def _is_for_a_person(self, charge: Charge) -> bool:
         """Whether a canceled charge was paid past the ledger, and a person has been shown by what."""
+        if not self.scripted:
+            return False
         shown = {one.payment_intent for one in policy.unsettled(charge) if one.kind in policy.ANSWERS_FOR}
         return charge.status is Status.CANCELED and bool(shown - {charge.payment_intent})
 

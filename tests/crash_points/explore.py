@@ -116,6 +116,7 @@ def _pay_beside(world: World, *, payments: int) -> None:
 def paid_without_a_record(world: World) -> None:
     """A script pays for a key that no ledger knows; an event tells, or the audit; then a caller comes with that key."""
     name = charge_id(None, KEY)
+    world.scripted = True
     metadata = f"metadata[pio_charge]={name}&metadata[pio_key]={KEY}"
     world.at_stripe("POST", "/v1/payment_intents", f"{_for_the_price(world)}&{metadata}&{PAY_NOW}")
     if world.webhooks_on:
@@ -131,7 +132,7 @@ def paid_before_one_is_recorded(world: World) -> None:
     for charge in world.charges():
         if charge.payment_intent is None and not charge.final:
             world.acted_at.append(world.clock.now())
-            world.paid_past_the_ledger = True
+            world.scripted = world.paid_past_the_ledger = True
             world.at_stripe("POST", "/v1/payment_intents", f"{_made_for(world, charge)}&{PAY_NOW}")
     _let_it_be_found(world)
 
@@ -142,7 +143,7 @@ def paid_elsewhere(world: World) -> None:
     for charge in world.charges() * 2:
         if charge.status is not Status.CANCELED:
             world.acted_at.append(world.clock.now())
-            world.paid_past_the_ledger = True
+            world.scripted = world.paid_past_the_ledger = True
             paid = world.at_stripe("POST", "/v1/payment_intents", f"{_made_for(world, charge)}&{PAY_NOW}")
             _let_it_be_seen(world, charge, paid["id"])
 
@@ -157,6 +158,7 @@ def an_orphan_is_paid(world: World) -> None:
         _let_it_be_seen(world, charge, orphan, by_event=False)
         if charge.status is not Status.CANCELED:
             world.acted_at.append(world.clock.now())
+            world.scripted = True
             world.at_stripe("POST", f"/v1/payment_intents/{orphan}/confirm", "payment_method=pm_card_visa")
             world.post(f"/{charge.id}/payment-method", {"payment_method": "pm_card_mastercard"})
         _let_it_be_seen(world, charge, orphan)

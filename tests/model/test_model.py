@@ -11,8 +11,8 @@ from tests.model.stripe import BANK_DEBIT, CARD, STRICT_CARD
 from tests.model.world import Bound, World
 
 SPACES: Final = (  # Each with how many states it has at least.
-    (Bound(payment_method=CARD, faults=1, acts=1, runs=1), 70_000),
-    (Bound(payment_method=CARD, faults=0, acts=1, runs=2), 100_000),
+    (Bound(payment_method=CARD, faults=1, acts=1, runs=1), 86_000),
+    (Bound(payment_method=CARD, faults=0, acts=1, runs=2), 104_000),
     (Bound(payment_method=CARD, faults=0, acts=0, runs=2, stranger=True), 1),
     (Bound(payment_method=BANK_DEBIT, faults=1, acts=0, runs=1), 1),
     (Bound(payment_method=STRICT_CARD, faults=1, acts=0, runs=1), 1),

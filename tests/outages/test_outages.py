@@ -85,7 +85,8 @@ def test_a_charge_has_few_tasks_and_they_do_not_pile_up(name: str) -> None:
     """They would wait in the queue before others, long after Stripe is back."""
     assert report(name).tasks_of_a_charge_at_most <= TASKS + 1  # One more once the sweep sees that Stripe answers,
     assert report(name).tasks_waiting_at_most <= 3 * CHARGES  # which then waits beside two.
-    assert report(name).probe_tasks_at_most <= 2 * CHARGES  # Two a minute, each for as long as Stripe keeps it hanging.
+    # Two a minute, and a slowed queue lets them wait in bursts: by chance (the seed) 28 to 65 for 40 charges.
+    assert report(name).probe_tasks_at_most <= 2 * CHARGES
 
 
 @every_outage

@@ -127,7 +127,8 @@ def test_everything_else_is_retried(
     receiver.answers(reply, 200)
     new_task(queue)
     receiver.await_arrivals(2)
-    await_counts(emulator, queue, done=1)
+    await_counts(emulator, queue, done=1, waiting=0, dead=0)
+    assert len(receiver.arrivals) == 2
 
 
 def test_a_worker_that_is_not_there_is_tried_until_it_is(
