@@ -358,6 +358,7 @@ class Charger:
             idempotency_key=idempotency_key,
             account=account,
             livemode=livemode,
+            generation=self._generation,
             now=self._clock.now(),
         )
         held = self._insert(never)

@@ -460,7 +460,9 @@ def open_charge(  # noqa: PLR0913 - everything that is frozen at the start, each
     return _with_new_create(charge, 1).noted(now, "created", "caller")
 
 
-def never_charge(*, charge_id: str, idempotency_key: str, account: str | None, livemode: bool, now: datetime) -> Charge:
+def never_charge(  # noqa: PLR0913 - what it is made of, each by its name.
+    *, charge_id: str, idempotency_key: str, account: str | None, livemode: bool, generation: int, now: datetime
+) -> Charge:
     """Return the definite no: a final charge that keeps its key from ever being charged."""
     nothing = Terms(amount=0, currency="", customer="", payment_method="", account=account)
     return Charge(
@@ -478,6 +480,8 @@ def never_charge(*, charge_id: str, idempotency_key: str, account: str | None, l
         updated_at=now,
         expires_at=now,
         due_at=None,
+        version=_before_all(generation) + 1,
+        generation=generation,
         cancel_reason=CancelReason.REQUESTED,
     ).noted(now, "canceled before it was ever charged", "caller")
 

@@ -776,9 +776,10 @@ def test_a_blocked_create_takes_no_other_card_before_its_key_is_settled() -> Non
 def test_rule_7_a_charge_given_up_before_it_existed_can_never_be_charged() -> None:
     """The insert was lost, the caller pays elsewhere: the key is taken, for ever."""
     charge = policy.never_charge(
-        charge_id=opened().id, idempotency_key="order-1001", account=None, livemode=False, now=START
+        charge_id=opened().id, idempotency_key="order-1001", account=None, livemode=False, generation=2, now=START
     )
-    assert charge.id == opened().id
+    assert (charge.id, charge.generation) == (opened().id, 2)
+    assert charge.version > policy.GENERATION_APART  # Newer than all that was told of it before a restore.
     assert (charge.status, charge.cancel_reason, charge.due_at) == (Status.CANCELED, CancelReason.REQUESTED, None)
     script = Script(charge)
     assert script.step() == Rest()
